@@ -1,0 +1,1 @@
+//! nnU-Net's documents, with nnU-Net's keys verbatim.

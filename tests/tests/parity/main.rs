@@ -1,0 +1,1 @@
+//! Rounds against Python nnU-Net 2.8.1, part by part. These tests never skip for lack of Python.

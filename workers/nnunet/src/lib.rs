@@ -1,0 +1,9 @@
+//! nnU-Net v2: from raw scans to a trained network and back to segmentations.
+//!
+//! The crate is pure: no network, no environment, no clock, no global random state.
+//! The same input gives the same bytes.
+
+pub mod error;
+pub mod progress;
+
+pub use error::{Error, Result};

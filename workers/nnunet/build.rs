@@ -5,7 +5,9 @@ use std::{env, path::PathBuf};
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    let Some(libtorch) = env::var_os("LIBTORCH") else { return };
+    let Some(libtorch) = env::var_os("LIBTORCH") else {
+        return;
+    };
     if env::var_os("CARGO_FEATURE_TORCH").is_none() {
         return;
     }

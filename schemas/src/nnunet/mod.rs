@@ -1,1 +1,8 @@
 //! nnU-Net's documents, with nnU-Net's keys verbatim.
+
+mod plans;
+
+pub use plans::{
+    Architecture, ArchitectureArguments, Configuration, Difference, IntensityProperties, NetworkKind, Plans,
+    PlansError,
+};

@@ -58,17 +58,26 @@ impl Error {
 
     /// An [`Error::BadFile`].
     pub fn bad_file(path: impl AsRef<Path>, reason: impl ToString) -> Error {
-        Error::BadFile { path: path.as_ref().to_owned(), reason: reason.to_string() }
+        Error::BadFile {
+            path: path.as_ref().to_owned(),
+            reason: reason.to_string(),
+        }
     }
 
     /// An [`Error::BadCase`].
     pub fn bad_case(case: impl ToString, reason: impl ToString) -> Error {
-        Error::BadCase { case: case.to_string(), reason: reason.to_string() }
+        Error::BadCase {
+            case: case.to_string(),
+            reason: reason.to_string(),
+        }
     }
 
     /// An [`Error::Invalid`].
     pub fn invalid(what: impl ToString, reason: impl ToString) -> Error {
-        Error::Invalid { what: what.to_string(), reason: reason.to_string() }
+        Error::Invalid {
+            what: what.to_string(),
+            reason: reason.to_string(),
+        }
     }
 }
 

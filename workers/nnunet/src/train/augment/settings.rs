@@ -1,0 +1,146 @@
+//! What the pipeline does, as plain values; the variants of nnU-Net's trainers are settings, not code.
+
+use crate::{Error, Result};
+
+/// How the segmentation is resampled by rotation and scaling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SegInterpolation {
+    /// Per label bilinear, the largest wins (nnU-Net's default).
+    Linear,
+    /// The nearest voxel (`nnUNetTrainer_DASegOrd0`).
+    Nearest,
+}
+
+/// The settings of the augmentation. [`AugmentationSettings::new`] gives nnU-Net's default for a patch size.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AugmentationSettings {
+    /// What the network gets: (z, y, x), or (1, y, x) for 2D.
+    pub patch_size: [usize; 3],
+    /// A 2D configuration: transforms leave z alone and the batch has no z axis.
+    pub is_2d: bool,
+    /// False leaves out all random transforms (`nnUNetTrainerNoDA`); the patch is then cut at its final size.
+    pub random: bool,
+    /// Rotations are uniform in +- this angle, in radians.
+    pub rotation: f64,
+    /// Rotate and scale within slices only, for patches much thinner than wide.
+    pub dummy_2d: bool,
+    /// How the segmentation is rotated and scaled.
+    pub seg_interpolation: SegInterpolation,
+    /// The spatial axes that may be mirrored, in nnU-Net's numbering of the patch (0 is z in 3D, y in 2D).
+    pub mirror_axes: Vec<usize>,
+    /// Per channel: normalised inside the nonzero mask, so zeroed where the segmentation is negative.
+    pub use_mask_for_norm: Vec<bool>,
+    /// The labels of each region in training order, for region-based training; the targets are then maps.
+    pub regions: Option<Vec<Vec<i16>>>,
+    /// The ignore label; with regions it becomes the last map.
+    pub ignore_label: Option<i16>,
+    /// Scale per axis of each target, full resolution first; None gives the full resolution only.
+    /// As `_get_deep_supervision_scales`: 1 / cumulative product of the strides, without the last.
+    pub deep_supervision_scales: Option<Vec<Vec<f64>>>,
+}
+
+/// nnU-Net's ANISO_THRESHOLD.
+const ANISOTROPY_THRESHOLD: f64 = 3.0;
+
+impl AugmentationSettings {
+    /// nnU-Net's default for a patch of (z, y, x) or (y, x):
+    /// `configure_rotation_dummyDA_mirroring_and_inital_patch_size`. No masks, regions or deep supervision.
+    pub fn new(patch_size: &[usize]) -> Result<Self> {
+        let degrees = |d: f64| d / 360.0 * 2.0 * std::f64::consts::PI;
+        let largest = patch_size.iter().copied().max().unwrap_or(0) as f64;
+        let smallest = patch_size.iter().copied().min().unwrap_or(0) as f64;
+        if smallest == 0.0 {
+            return Err(Error::invalid(
+                "patch_size",
+                format!("{patch_size:?} has an empty axis"),
+            ));
+        }
+        let (size, rotation, dummy_2d, mirror_axes) = match *patch_size {
+            [y, x] => {
+                let angle = if largest / smallest > 1.5 { 15.0 } else { 180.0 };
+                ([1, y, x], degrees(angle), false, vec![0, 1])
+            }
+            [z, y, x] => {
+                let dummy = largest / z as f64 > ANISOTROPY_THRESHOLD;
+                (
+                    [z, y, x],
+                    degrees(if dummy { 180.0 } else { 30.0 }),
+                    dummy,
+                    vec![0, 1, 2],
+                )
+            }
+            _ => {
+                return Err(Error::invalid(
+                    "patch_size",
+                    format!("{patch_size:?} has neither 2 nor 3 axes"),
+                ));
+            }
+        };
+        Ok(AugmentationSettings {
+            patch_size: size,
+            is_2d: patch_size.len() == 2,
+            random: true,
+            rotation,
+            dummy_2d,
+            seg_interpolation: SegInterpolation::Linear,
+            mirror_axes,
+            use_mask_for_norm: Vec::new(),
+            regions: None,
+            ignore_label: None,
+            deep_supervision_scales: None,
+        })
+    }
+
+    /// `nnUNetTrainer_noDummy2DDA`: rotations about all axes by up to 30 degrees, whatever the patch.
+    pub fn without_dummy_2d(mut self) -> Self {
+        if self.dummy_2d {
+            self.dummy_2d = false;
+            self.rotation = 30.0 / 360.0 * 2.0 * std::f64::consts::PI;
+        }
+        self
+    }
+
+    /// The scales of the targets for these strides of the network's stages (`pool_op_kernel_sizes`).
+    pub fn with_deep_supervision(mut self, strides: &[Vec<usize>]) -> Self {
+        let mut product = vec![1usize; strides.first().map_or(0, Vec::len)];
+        let mut scales = Vec::new();
+        for stride in strides {
+            product.iter_mut().zip(stride).for_each(|(p, s)| *p *= s);
+            scales.push(product.iter().map(|&p| 1.0 / p as f64).collect());
+        }
+        scales.pop();
+        self.deep_supervision_scales = Some(scales);
+        self
+    }
+
+    /// The size (z, y, x) that is cut from a case for training, before rotation and scaling.
+    /// `compute_initial_patch_size.get_patch_size` with its (0.85, 1.25).
+    pub fn initial_patch_size(&self) -> [usize; 3] {
+        if !self.random {
+            return self.patch_size;
+        }
+        let (sin, cos) = self.rotation.min(std::f64::consts::FRAC_PI_2).sin_cos();
+        let [z, y, x] = self.patch_size.map(|s| s as f64);
+        let mut size = [z, y, x];
+        let mut grow = |corner: [f64; 3]| {
+            for d in 0..3 {
+                size[d] = size[d].max(corner[d].abs());
+            }
+        };
+        // The corner as a row vector times batchgenerators' rotation matrix about each axis in turn.
+        if self.is_2d {
+            grow([z, y * cos + x * sin, -y * sin + x * cos]);
+        } else {
+            grow([z, y * cos + x * sin, -y * sin + x * cos]);
+            grow([z * cos - x * sin, y, z * sin + x * cos]);
+            grow([z * cos + y * sin, -z * sin + y * cos, x]);
+        }
+        let mut size = size.map(|s| (s / 0.85) as usize);
+        if self.is_2d {
+            size[0] = 1;
+        } else if self.dummy_2d {
+            size[0] = self.patch_size[0];
+        }
+        size
+    }
+}

@@ -1,4 +1,73 @@
 //! Every message that travels between the parts of Rounds, and every nnU-Net document.
+//!
+//! - [`job`]: what a user submits.
+//! - [`event`]: what happens to a job: accepted, released, failed, finished. The job's durable record.
+//! - [`task`]: one message of work, and its result.
+//! - [`site`]: what a site tells of itself: its announcement and its progress.
+//! - [`names`]: subject tokens and the phases.
+//! - [`nnunet`]: nnU-Net's own documents, with nnU-Net's keys.
 
+pub mod event;
 pub mod job;
+pub mod names;
 pub mod nnunet;
+pub mod site;
+pub mod task;
+
+use sha2::{Digest as _, Sha256};
+
+/// The version of these messages. Sites and orchestrators must agree on it.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// A message or document that is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {reason}")]
+pub struct Invalid {
+    /// The field, as a dotted path from the document's root.
+    pub path: String,
+    /// What was found and what was expected.
+    pub reason: String,
+}
+
+impl Invalid {
+    /// An error at `path`.
+    pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// Deserialises a JSON message; an error names the field.
+pub fn parse<'a, T: serde::Deserialize<'a>>(json: &'a [u8]) -> Result<T, Invalid> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| at_path(None, error))?;
+    reader
+        .end()
+        .map_err(|error| Invalid::new(".", error.to_string()))?;
+    Ok(value)
+}
+
+/// Deserialises a JSON value found at `prefix` in a larger message; an error names the whole path.
+pub fn parse_value<T: serde::de::DeserializeOwned>(
+    prefix: &str,
+    value: serde_json::Value,
+) -> Result<T, Invalid> {
+    serde_path_to_error::deserialize(value).map_err(|error| at_path(Some(prefix), error))
+}
+
+fn at_path(prefix: Option<&str>, error: serde_path_to_error::Error<serde_json::Error>) -> Invalid {
+    let inner = error.path().to_string();
+    let path = match prefix {
+        None => inner,
+        Some(prefix) if inner == "." => prefix.to_owned(),
+        Some(prefix) => format!("{prefix}.{inner}"),
+    };
+    Invalid::new(path, error.into_inner().to_string())
+}
+
+/// The lower-case hexadecimal SHA-256 of some bytes.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}

@@ -1,0 +1,210 @@
+//! What happens to a job: its durable record on `rounds.job.<job>.>`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    job::{Device, JobMessage},
+    names::Phase,
+    task::{ArtifactRef, Failure, TaskInput},
+};
+
+/// A job is taken on, with everything frozen that its outcome may depend on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Accepted {
+    /// The job's id.
+    pub job: String,
+    /// The message as submitted, defaults filled in.
+    pub message: JobMessage,
+    /// Who takes part, sorted by site.
+    pub members: Vec<Member>,
+    /// Seeds every random draw of the job.
+    pub seed: u64,
+    /// [`crate::PROTOCOL_VERSION`].
+    pub protocol: u32,
+    /// The version of the program that accepted it; sites must run the same.
+    pub version: String,
+    /// The job and round this one continues, for starting_fed_round > 0.
+    pub continues: Option<Continuation>,
+    /// What the submitter should know, such as a trainer's length that the job overrides.
+    pub warnings: Vec<String>,
+    /// RFC 3339 in UTC.
+    pub time: String,
+}
+
+/// A site's part in a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// The site.
+    pub site: String,
+    /// Its data set.
+    pub dataset: String,
+    /// The device its work runs on; none: the site's best.
+    pub device: Option<Device>,
+    /// Training cases announced at acceptance; the inventory must agree.
+    pub cases: u32,
+}
+
+/// What a job with starting_fed_round > 0 starts from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Continuation {
+    /// The earlier job.
+    pub job: String,
+    /// Its pooled documents.
+    pub pooled: crate::task::Pooled,
+    /// The average after round starting_fed_round - 1.
+    pub weights: ArtifactRef,
+    /// The updates that went into it, by site: their momentum continues.
+    pub updates: Vec<(String, String)>,
+    /// Epochs finished up to there.
+    pub epochs: u32,
+    /// The earlier rounds' record.
+    pub history: History,
+}
+
+/// A submitted message that is no job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rejected {
+    /// The id it would have had.
+    pub job: String,
+    /// The field, as a dotted path.
+    pub path: String,
+    /// What was found and what was expected.
+    pub reason: String,
+    /// RFC 3339 in UTC.
+    pub time: String,
+}
+
+/// One pass of one phase is let go. One create-only message: the barrier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// The job.
+    pub job: String,
+    /// The phase.
+    pub phase: Phase,
+    /// The round; 0 outside train-round and average.
+    pub round: u32,
+    /// The pass within the phase.
+    pub pass: u32,
+    /// Who works on it, sorted by site.
+    pub work: Vec<SiteWork>,
+}
+
+/// A site's part in a release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SiteWork {
+    /// The site, or `orchestrator`.
+    pub site: String,
+    /// Into how many shards its cases are cut.
+    pub shards: u32,
+    /// What the work starts from.
+    pub input: TaskInput,
+}
+
+/// The job failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Failed {
+    /// The job.
+    pub job: String,
+    /// Where it happened: `orchestrator` for what was found by comparing sites.
+    pub site: String,
+    /// The phase.
+    pub phase: Phase,
+    /// The round.
+    pub round: u32,
+    /// Why.
+    pub failure: Failure,
+}
+
+/// Somebody cancelled the job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cancelled {
+    /// The job.
+    pub job: String,
+    /// Why, in the canceller's words.
+    pub reason: String,
+}
+
+/// The job is done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Finished {
+    /// The job.
+    pub job: String,
+    /// A training job's results folder, as a zip.
+    pub results: Option<ArtifactRef>,
+    /// An inference job's zips, by site.
+    pub segmentations: Vec<Segmentations>,
+    /// A training job's rounds.
+    pub history: History,
+}
+
+/// One site's segmentations.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Segmentations {
+    /// The site.
+    pub site: String,
+    /// The data set.
+    pub dataset: String,
+    /// The zip.
+    pub archive: ArtifactRef,
+    /// Segmentations in it.
+    pub cases: u32,
+    /// Cases that failed, by ordinal.
+    pub failures: Vec<Failure>,
+}
+
+/// What the rounds of a training job brought, in order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    /// One entry for each average that was scored, and one for the initial weights.
+    pub scores: Vec<Score>,
+    /// One entry an epoch; losses are averaged over sites by training cases.
+    pub epochs: Vec<HistoryEpoch>,
+}
+
+/// How global weights did on the validation patches of all sites together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Score {
+    /// The round that started from these weights: round r scores the average after r - 1.
+    pub round: u32,
+    /// Digest of the weights.
+    pub weights: String,
+    /// Pooled pseudo Dice per class or region; none where a class never appeared.
+    pub dice: Vec<Option<f64>>,
+    /// Mean over the classes that appeared.
+    pub mean_dice: Option<f64>,
+    /// nnU-Net's moving average: 0.9 of the last, 0.1 of this.
+    pub ema_dice: Option<f64>,
+    /// Validation loss, averaged over sites by training cases.
+    pub loss: f64,
+    /// True for fold "all": the Dice is on training cases.
+    pub on_training_cases: bool,
+}
+
+/// One epoch of the whole federation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryEpoch {
+    /// The epoch.
+    pub epoch: u32,
+    /// The round it belongs to.
+    pub round: u32,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Training loss, averaged over sites by training cases.
+    pub train_loss: f64,
+    /// Training loss by site.
+    pub sites: Vec<(String, f64)>,
+}

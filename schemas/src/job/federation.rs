@@ -1,0 +1,161 @@
+//! How a job is federated. Every field has a default.
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Device, lax};
+use crate::{Invalid, names};
+
+/// How a job is federated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Federation {
+    /// Name of the federated data set, the `name` of DatasetXYZ_name; the default is the job's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Seeds initial weights and every random draw.
+    #[serde(deserialize_with = "lax::u63")]
+    pub seed: u64,
+    /// nnU-Net's planner (`-pl`).
+    pub planner: Planner,
+    /// The planner's memory target in GB; the default is the planner's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_target_gb: Option<f64>,
+    /// Name of the plans; the default is the planner's own (`nnUNetPlans`, ...).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plans: Option<String>,
+    /// Training iterations of an epoch, one value for all sites. For trials: nnU-Net's is 250.
+    #[serde(deserialize_with = "lax::u32")]
+    #[schemars(range(min = 1))]
+    pub iterations_per_epoch: u32,
+    /// Validation iterations of a round, one value for all sites. For trials: nnU-Net's is 50.
+    #[serde(deserialize_with = "lax::u32")]
+    #[schemars(range(min = 1))]
+    pub val_iterations_per_epoch: u32,
+    /// Cases in a shard of fingerprint, preprocess and infer.
+    #[serde(deserialize_with = "lax::u32")]
+    #[schemars(range(min = 1))]
+    pub shard_cases: u32,
+    /// What a site's weights count in the average.
+    pub weighting: Weighting,
+    /// What becomes of a site's momentum at the start of a round.
+    pub momentum: Momentum,
+    /// How updates are combined.
+    pub algorithm: Algorithm,
+    /// The learning rate's horizon in rounds; the default is starting_fed_round + num_rounds.
+    #[serde(
+        deserialize_with = "lax::optional_u32",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub total_rounds: Option<u32>,
+    /// Devices of single sites, in place of the payload's.
+    pub site_devices: IndexMap<String, Device>,
+}
+
+impl Default for Federation {
+    fn default() -> Self {
+        Self {
+            name: None,
+            seed: 0,
+            planner: Planner::default(),
+            gpu_memory_target_gb: None,
+            plans: None,
+            iterations_per_epoch: 250,
+            val_iterations_per_epoch: 50,
+            shard_cases: 32,
+            weighting: Weighting::default(),
+            momentum: Momentum::default(),
+            algorithm: Algorithm::default(),
+            total_rounds: None,
+            site_devices: IndexMap::new(),
+        }
+    }
+}
+
+/// nnU-Net's planners.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Planner {
+    /// The default.
+    #[default]
+    ExperimentPlanner,
+    /// Residual encoder, medium.
+    #[serde(rename = "nnUNetPlannerResEncM")]
+    ResEncM,
+    /// Residual encoder, large.
+    #[serde(rename = "nnUNetPlannerResEncL")]
+    ResEncL,
+    /// Residual encoder, extra large.
+    #[serde(rename = "nnUNetPlannerResEncXL")]
+    ResEncXL,
+}
+
+/// What a site's weights count in the average.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Weighting {
+    /// Its training cases of the fold.
+    #[default]
+    Cases,
+    /// The iterations it did.
+    Iterations,
+    /// The same as every other's.
+    Equal,
+}
+
+/// What becomes of a site's momentum at the start of a round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Momentum {
+    /// It goes on from the site's last averaged update.
+    #[default]
+    Keep,
+    /// It starts from nothing.
+    Reset,
+}
+
+/// How updates are combined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Algorithm {
+    /// The weighted mean (McMahan et al. 2017).
+    #[default]
+    Fedavg,
+}
+
+impl Federation {
+    pub(super) fn check(&self) -> Result<(), Invalid> {
+        if let Some(name) = &self.name {
+            names::check_token("federation.name", name)?;
+        }
+        if let Some(plans) = &self.plans {
+            names::check_token("federation.plans", plans)?;
+            if plans.contains("__") {
+                let reason = format!("{plans:?}: must not contain \"__\", at which folder names are split");
+                return Err(Invalid::new("federation.plans", reason));
+            }
+        }
+        if let Some(target) = self.gpu_memory_target_gb
+            && !(target > 0.0 && target.is_finite())
+        {
+            let reason = format!("{target}: expected a number of gigabytes above 0");
+            return Err(Invalid::new("federation.gpu_memory_target_gb", reason));
+        }
+        for (field, value) in [
+            ("iterations_per_epoch", self.iterations_per_epoch),
+            ("val_iterations_per_epoch", self.val_iterations_per_epoch),
+            ("shard_cases", self.shard_cases),
+        ] {
+            if value == 0 {
+                return Err(Invalid::new(
+                    format!("federation.{field}"),
+                    "0: expected at least 1",
+                ));
+            }
+        }
+        for site in self.site_devices.keys() {
+            names::check_site(&format!("federation.site_devices.{site}"), site)?;
+        }
+        Ok(())
+    }
+}

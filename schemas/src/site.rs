@@ -1,0 +1,60 @@
+//! What a site tells of itself.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{job::Device, names::Phase};
+
+/// A site's announcement, on `rounds.site.<site>.announce`; the last one stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Announce {
+    /// The site's name.
+    pub site: String,
+    /// [`crate::PROTOCOL_VERSION`] of the site's program.
+    pub protocol: u32,
+    /// The version of the site's program.
+    pub version: String,
+    /// The data sets that jobs may name.
+    pub datasets: Vec<AnnouncedDataset>,
+    /// The devices the site's workers have.
+    pub devices: Vec<Device>,
+    /// When it was said, RFC 3339 in UTC.
+    pub time: String,
+}
+
+/// One data set a site offers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AnnouncedDataset {
+    /// The name that jobs use.
+    pub id: String,
+    /// The XYZ of the folder's DatasetXYZ_name, or what the site maps it to.
+    pub dataset_id: u32,
+    /// Training cases, as counted at the announcement.
+    pub cases: u32,
+}
+
+/// How far a task is, on core NATS `rounds.progress.<site>.<job>`. Lost messages are no loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// The job.
+    pub job: String,
+    /// The site.
+    pub site: String,
+    /// The phase.
+    pub phase: Phase,
+    /// The round.
+    pub round: u32,
+    /// The pass within the phase.
+    pub pass: u32,
+    /// The shard.
+    pub shard: u32,
+    /// What is counted: cases, iterations, chunks.
+    pub what: String,
+    /// How many are done.
+    pub done: u64,
+    /// Of how many.
+    pub total: u64,
+}

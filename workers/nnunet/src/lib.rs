@@ -4,6 +4,7 @@
 //! The same input gives the same bytes.
 
 pub mod error;
+pub mod network;
 pub mod progress;
 pub mod train;
 

@@ -1,0 +1,15 @@
+//! The networks that plans describe: their parameters by name and shape, initial weights, and the forward pass.
+//!
+//! Everything but [`UNet`] works without libtorch.
+
+mod initial_weights;
+mod layout;
+mod state_dict;
+#[cfg(feature = "torch")]
+mod unet;
+
+pub use initial_weights::initial_weights;
+pub use layout::{Layout, Parameter, ParameterRole};
+pub use state_dict::{StateDict, Tensor32};
+#[cfg(feature = "torch")]
+pub use unet::UNet;

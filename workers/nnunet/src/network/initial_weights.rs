@@ -42,7 +42,12 @@ pub fn initial_weights(layout: &Layout, seed: u64) -> Result<StateDict> {
 
 fn normal(seed: u64, name: &str, fan_in: usize, n: usize) -> Vec<f32> {
     let deviation = (2.0 / (1.0 + SLOPE * SLOPE) / fan_in as f64).sqrt();
-    let key = Sha256::new().chain_update(b"initial-weights\0").chain_update(seed.to_le_bytes()).chain_update(name);
+    let key = Sha256::new()
+        .chain_update(b"initial-weights\0")
+        .chain_update(seed.to_le_bytes())
+        .chain_update(name);
     let mut generator = ChaCha8Rng::from_seed(key.finalize().into());
-    (0..n).map(|_| (deviation * generator.sample::<f64, _>(StandardNormal)) as f32).collect()
+    (0..n)
+        .map(|_| (deviation * generator.sample::<f64, _>(StandardNormal)) as f32)
+        .collect()
 }

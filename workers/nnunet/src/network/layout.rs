@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use indexmap::IndexMap;
+use schemas::nnunet::{Architecture, NetworkKind};
 use serde_json::{Map, Value};
 
 use super::{StateDict, Tensor32};
@@ -107,9 +108,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The network that `architecture` describes: the object under a configuration's `architecture` key, with
-    /// `network_class_name` and `arch_kwargs`. Anything that this program does not build is an error naming the key.
-    pub fn new(architecture: &Value, input_channels: usize, heads: usize) -> Result<Self> {
+    /// The network that `architecture` describes. Anything that this program does not build is an error naming the key.
+    pub fn new(architecture: &Architecture, input_channels: usize, heads: usize) -> Result<Self> {
         Arguments::new(architecture)?.build(input_channels, heads)
     }
 
@@ -125,7 +125,9 @@ impl Layout {
 
     /// nnU-Net's complete state_dict key list in its order, each with the name of the unique tensor that it repeats.
     pub fn aliases(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.aliases.iter().map(|(key, i)| (key.as_str(), self.parameters[*i].name.as_str()))
+        self.aliases
+            .iter()
+            .map(|(key, i)| (key.as_str(), self.parameters[*i].name.as_str()))
     }
 
     /// 2 or 3.
@@ -156,7 +158,11 @@ impl Layout {
     /// Names of the parameters of the head with the lowest resolution, which has no loss and so no momentum.
     pub fn lowest_head(&self) -> Vec<&str> {
         let head = &self.decoder[0].head;
-        [Some(head.weight), head.bias].into_iter().flatten().map(|i| self.parameters[i].name.as_str()).collect()
+        [Some(head.weight), head.bias]
+            .into_iter()
+            .flatten()
+            .map(|i| self.parameters[i].name.as_str())
+            .collect()
     }
 
     /// The unique tensors of a complete nnU-Net state_dict. Strict: every key and no other, with the plans' shapes.
@@ -165,14 +171,20 @@ impl Layout {
         let mut known = std::collections::HashSet::new();
         for (key, _) in &self.aliases {
             if !complete.contains_key(key) {
-                return Err(Error::invalid(format!("tensor {key}"), "missing from the state_dict"));
+                return Err(Error::invalid(
+                    format!("tensor {key}"),
+                    "missing from the state_dict",
+                ));
             }
             known.insert(key.as_str());
         }
         if let Some(key) = complete.keys().find(|key| !known.contains(key.as_str())) {
             return Err(Error::invalid(
                 format!("tensor {key}"),
-                format!("shape {:?}: not a parameter of the plans' network", complete[key].shape),
+                format!(
+                    "shape {:?}: not a parameter of the plans' network",
+                    complete[key].shape
+                ),
             ));
         }
         for parameter in &self.parameters {
@@ -199,85 +211,101 @@ struct Arguments {
     stem_channels: Option<usize>,
 }
 
-fn invalid(key: &str, reason: impl ToString) -> Error {
-    Error::invalid(format!("plans: architecture.{key}"), reason)
-}
-
 impl Arguments {
-    fn new(architecture: &Value) -> Result<Self> {
-        let class = architecture.get("network_class_name").and_then(Value::as_str).unwrap_or_default();
-        let residual = match class.rsplit('.').next().unwrap_or_default() {
-            "PlainConvUNet" => false,
-            "ResidualEncoderUNet" => true,
-            _ => {
-                return Err(invalid(
-                    "network_class_name",
-                    format!("{class:?}; PlainConvUNet and ResidualEncoderUNet can be built"),
+    fn new(architecture: &Architecture) -> Result<Self> {
+        let residual = match architecture.kind() {
+            Some(NetworkKind::PlainConvUNet) => false,
+            Some(NetworkKind::ResidualEncoderUNet) => true,
+            None => {
+                return Err(Error::invalid(
+                    "plans: architecture.network_class_name",
+                    format!(
+                        "{:?}; PlainConvUNet and ResidualEncoderUNet can be built",
+                        architecture.network_class_name
+                    ),
                 ));
             }
         };
-        let kwargs = architecture
-            .get("arch_kwargs")
-            .and_then(Value::as_object)
-            .ok_or_else(|| invalid("arch_kwargs", "expected an object"))?;
-        let blocks = if residual { "n_blocks_per_stage" } else { "n_conv_per_stage" };
-        let known = [
-            "n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", blocks, "n_conv_per_stage_decoder",
-            "conv_bias", "norm_op", "norm_op_kwargs", "dropout_op", "dropout_op_kwargs", "nonlin", "nonlin_kwargs",
-            "deep_supervision",
-        ];
-        for (key, value) in kwargs {
-            let extra = match key.as_str() {
-                "nonlin_first" => !residual && value == &Value::Bool(false),
-                "stem_channels" => residual,
-                "bottleneck_channels" => residual && value.is_null(),
-                "block" => residual && value.as_str().is_some_and(|v| v.ends_with("BasicBlockD")),
-                _ => known.contains(&key.as_str()),
-            };
-            if !extra {
-                return Err(invalid(&format!("arch_kwargs.{key}"), format!("{value} is not supported")));
-            }
+        let kwargs = &architecture.arch_kwargs;
+        let dimensions = architecture
+            .dimensions()
+            .ok_or_else(|| invalid("conv_op", &kwargs.conv_op, "Conv2d or Conv3d"))?;
+        let expected_norm = format!("InstanceNorm{dimensions}d");
+        if class(&kwargs.norm_op) != expected_norm {
+            return Err(invalid("norm_op", class(&kwargs.norm_op), &expected_norm));
         }
-        let dimensions = match name(kwargs, "conv_op")? {
-            "Conv2d" => 2,
-            "Conv3d" => 3,
-            other => return Err(invalid("arch_kwargs.conv_op", format!("{other}; expected Conv2d or Conv3d"))),
+        if class(&kwargs.nonlin) != "LeakyReLU" {
+            return Err(invalid("nonlin", class(&kwargs.nonlin), "LeakyReLU"));
+        }
+        if let Some(dropout) = &kwargs.dropout_op {
+            return Err(invalid("dropout_op", dropout, "null: dropout is not supported"));
+        }
+        let none = Map::new();
+        check_arguments(
+            "norm_op_kwargs",
+            kwargs.norm_op_kwargs.as_ref().unwrap_or(&none),
+            |key, value| match key {
+                "eps" => value.as_f64().is_some_and(|v| v > 0.0),
+                "affine" => value == &Value::Bool(true),
+                "track_running_stats" => value == &Value::Bool(false),
+                "momentum" => true,
+                _ => false,
+            },
+        )?;
+        let norm = |key| kwargs.norm_op_kwargs.as_ref().and_then(|kwargs| kwargs.get(key));
+        if norm("affine").is_none() {
+            return Err(invalid("norm_op_kwargs.affine", "missing", "true"));
+        }
+        check_arguments(
+            "nonlin_kwargs",
+            kwargs.nonlin_kwargs.as_ref().unwrap_or(&none),
+            |key, value| match key {
+                "inplace" => true,
+                "negative_slope" => value.as_f64() == Some(0.01),
+                _ => false,
+            },
+        )?;
+        check_arguments("arch_kwargs", &kwargs.other, |key, value| match key {
+            "deep_supervision" => true,
+            "nonlin_first" => !residual && value == &Value::Bool(false),
+            "stem_channels" => {
+                residual && (value.is_null() || value.as_u64().is_some_and(|n| (1..=LARGEST).contains(&n)))
+            }
+            "bottleneck_channels" => residual && value.is_null(),
+            "block" => residual && value.as_str().is_some_and(|v| v.ends_with("BasicBlockD")),
+            _ => false,
+        })?;
+        let n = kwargs.n_stages;
+        if n < 2 {
+            return Err(invalid("n_stages", n, "2 or more"));
+        }
+        let (key, per_stage) = if residual {
+            ("n_blocks_per_stage", &kwargs.n_blocks_per_stage)
+        } else {
+            ("n_conv_per_stage", &kwargs.n_conv_per_stage)
         };
-        match name(kwargs, "norm_op")? {
-            norm if norm == format!("InstanceNorm{dimensions}d") => {}
-            other => {
-                return Err(invalid("arch_kwargs.norm_op", format!("{other}; expected InstanceNorm{dimensions}d")));
-            }
-        }
-        let norm_eps = norm_eps(kwargs.get("norm_op_kwargs"))?;
-        if kwargs.get("dropout_op").is_some_and(|v| !v.is_null()) {
-            return Err(invalid("arch_kwargs.dropout_op", "dropout is not supported"));
-        }
-        if name(kwargs, "nonlin")? != "LeakyReLU" {
-            return Err(invalid("arch_kwargs.nonlin", "expected torch.nn.LeakyReLU"));
-        }
-        let slope = kwargs.get("nonlin_kwargs").and_then(|v| v.get("negative_slope"));
-        if slope.is_some_and(|v| v.as_f64() != Some(0.01)) {
-            return Err(invalid("arch_kwargs.nonlin_kwargs.negative_slope", "expected 0.01"));
-        }
-        let n_stages = count(kwargs.get("n_stages"), "n_stages")?;
-        if n_stages < 2 {
-            return Err(invalid("arch_kwargs.n_stages", format!("{n_stages}; a U-Net has 2 or more")));
-        }
+        let per_stage = per_stage
+            .as_deref()
+            .ok_or_else(|| invalid(key, "missing", "a list"))?;
         Ok(Self {
             residual,
             dimensions,
-            features: counts(kwargs, "features_per_stage", n_stages)?,
-            kernels: sizes(kwargs, "kernel_sizes", n_stages, dimensions)?,
-            strides: sizes(kwargs, "strides", n_stages, dimensions)?,
-            per_stage: counts(kwargs, blocks, n_stages)?,
-            per_decoder_stage: counts(kwargs, "n_conv_per_stage_decoder", n_stages - 1)?,
-            conv_bias: kwargs.get("conv_bias").and_then(Value::as_bool).unwrap_or(false),
-            norm_eps,
-            stem_channels: match kwargs.get("stem_channels") {
-                None | Some(Value::Null) => None,
-                some => Some(count(some, "stem_channels")?),
-            },
+            features: counts("features_per_stage", &kwargs.features_per_stage, n)?,
+            kernels: sizes("kernel_sizes", &kwargs.kernel_sizes, n, dimensions)?,
+            strides: sizes("strides", &kwargs.strides, n, dimensions)?,
+            per_stage: counts(key, per_stage, n)?,
+            per_decoder_stage: counts(
+                "n_conv_per_stage_decoder",
+                &kwargs.n_conv_per_stage_decoder,
+                n - 1,
+            )?,
+            conv_bias: kwargs.conv_bias,
+            norm_eps: norm("eps").and_then(Value::as_f64).unwrap_or(1e-5),
+            stem_channels: kwargs
+                .other
+                .get("stem_channels")
+                .and_then(Value::as_u64)
+                .map(|n| n as usize),
         })
     }
 
@@ -287,7 +315,11 @@ impl Arguments {
                 return Err(Error::invalid("network", format!("0 {what}")));
             }
         }
-        let mut builder = Builder { arguments: &self, parameters: Vec::new(), encoder_keys: Vec::new() };
+        let mut builder = Builder {
+            arguments: &self,
+            parameters: Vec::new(),
+            keys: Vec::new(),
+        };
         let mut channels = input_channels;
         let mut stem = None;
         let ones = vec![1; self.dimensions];
@@ -301,7 +333,7 @@ impl Arguments {
             encoder.push(builder.encoder_stage(s, channels));
             channels = self.features[s];
         }
-        let encoder_keys = std::mem::take(&mut builder.encoder_keys);
+        let encoder_keys = std::mem::take(&mut builder.keys);
         let below: Vec<_> = (0..self.features.len() - 1).rev().collect();
         let mut convs = Vec::new();
         for (i, &skip) in below.iter().enumerate() {
@@ -314,9 +346,17 @@ impl Arguments {
                 &ones,
             ));
         }
-        let ups: Vec<_> = below.iter().enumerate().map(|(i, &skip)| builder.up(i, skip)).collect();
-        let seg: Vec<_> = below.iter().enumerate().map(|(i, &skip)| builder.head(i, self.features[skip], heads)).collect();
-        let decoder_keys = builder.encoder_keys;
+        let ups: Vec<_> = below
+            .iter()
+            .enumerate()
+            .map(|(i, &skip)| builder.up(i, skip))
+            .collect();
+        let seg: Vec<_> = below
+            .iter()
+            .enumerate()
+            .map(|(i, &skip)| builder.head(i, self.features[skip], heads))
+            .collect();
+        let decoder_keys = builder.keys;
         let parameters = builder.parameters;
         let decoder = ups
             .into_iter()
@@ -324,9 +364,20 @@ impl Arguments {
             .zip(seg)
             .map(|((up, convs), head)| DecoderStage { up, convs, head })
             .collect();
-        let under_decoder = encoder_keys.iter().map(|(key, i)| (format!("decoder.{key}"), *i)).collect::<Vec<_>>();
-        let aliases = encoder_keys.into_iter().chain(under_decoder).chain(decoder_keys).collect();
-        let index = parameters.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
+        let under_decoder = encoder_keys
+            .iter()
+            .map(|(key, i)| (format!("decoder.{key}"), *i))
+            .collect::<Vec<_>>();
+        let aliases = encoder_keys
+            .into_iter()
+            .chain(under_decoder)
+            .chain(decoder_keys)
+            .collect();
+        let index = parameters
+            .iter()
+            .enumerate()
+            .map(|(i, p)| (p.name.clone(), i))
+            .collect();
         Ok(Layout {
             dimensions: self.dimensions,
             input_channels,
@@ -348,7 +399,7 @@ struct Builder<'a> {
     arguments: &'a Arguments,
     parameters: Vec<Parameter>,
     /// Keys of the current part (encoder, then the rest), with the parameter's index.
-    encoder_keys: Vec<(String, usize)>,
+    keys: Vec<(String, usize)>,
 }
 
 impl Builder<'_> {
@@ -358,15 +409,30 @@ impl Builder<'_> {
     }
 
     /// Weight and, where wanted, bias of a convolution under `prefix`. `shape[..2]` is PyTorch's.
-    fn convolution(&mut self, prefix: &str, shape: Vec<usize>, out: usize, bias: bool) -> (usize, Option<usize>) {
+    fn convolution(
+        &mut self,
+        prefix: &str,
+        shape: Vec<usize>,
+        out: usize,
+        bias: bool,
+    ) -> (usize, Option<usize>) {
         let fan_in = shape[1..].iter().product();
-        let weight = self.parameter(format!("{prefix}.weight"), shape, ParameterRole::Convolution { fan_in });
+        let weight = self.parameter(
+            format!("{prefix}.weight"),
+            shape,
+            ParameterRole::Convolution { fan_in },
+        );
         let bias = bias.then(|| self.parameter(format!("{prefix}.bias"), vec![out], ParameterRole::Bias));
         (weight, bias)
     }
 
-    fn keys(&mut self, prefix: &str, names: &[&str], indices: &[usize]) {
-        self.encoder_keys.extend(names.iter().zip(indices).map(|(name, &i)| (format!("{prefix}.{name}"), i)));
+    fn name(&mut self, prefix: &str, names: &[&str], indices: &[usize]) {
+        self.keys.extend(
+            names
+                .iter()
+                .zip(indices)
+                .map(|(name, &i)| (format!("{prefix}.{name}"), i)),
+        );
     }
 
     /// ConvDropoutNormReLU: nnU-Net registers conv and norm by name and again in `all_modules`.
@@ -379,18 +445,32 @@ impl Builder<'_> {
         bias: bool,
         kind: BlockKind,
     ) -> ConvBlock {
-        let shape = [output, input].into_iter().chain(kernel.iter().copied()).collect();
+        let shape = [output, input]
+            .into_iter()
+            .chain(kernel.iter().copied())
+            .collect();
         let (weight, bias) = self.convolution(&format!("{prefix}.conv"), shape, output, bias);
         let zero = kind == BlockKind::BeforeAdd;
-        let scale =
-            self.parameter(format!("{prefix}.norm.weight"), vec![output], ParameterRole::NormScale { zero });
-        let shift = self.parameter(format!("{prefix}.norm.bias"), vec![output], ParameterRole::NormShift);
+        let scale = self.parameter(
+            format!("{prefix}.norm.weight"),
+            vec![output],
+            ParameterRole::NormScale { zero },
+        );
+        let shift = self.parameter(
+            format!("{prefix}.norm.bias"),
+            vec![output],
+            ParameterRole::NormShift,
+        );
         for (conv, norm) in [("conv", "norm"), ("all_modules.0", "all_modules.1")] {
-            self.keys(prefix, &[&format!("{conv}.weight")], &[weight]);
+            self.name(prefix, &[&format!("{conv}.weight")], &[weight]);
             if let Some(bias) = bias {
-                self.keys(prefix, &[&format!("{conv}.bias")], &[bias]);
+                self.name(prefix, &[&format!("{conv}.bias")], &[bias]);
             }
-            self.keys(prefix, &[&format!("{norm}.weight"), &format!("{norm}.bias")], &[scale, shift]);
+            self.name(
+                prefix,
+                &[&format!("{norm}.weight"), &format!("{norm}.bias")],
+                &[scale, shift],
+            );
         }
         ConvBlock {
             weight,
@@ -402,8 +482,22 @@ impl Builder<'_> {
         }
     }
 
-    fn conv_block(&mut self, prefix: &str, input: usize, output: usize, kernel: &[usize], stride: &[usize]) -> ConvBlock {
-        self.block(prefix, (input, output), kernel, stride, self.arguments.conv_bias, BlockKind::Activated)
+    fn conv_block(
+        &mut self,
+        prefix: &str,
+        input: usize,
+        output: usize,
+        kernel: &[usize],
+        stride: &[usize],
+    ) -> ConvBlock {
+        self.block(
+            prefix,
+            (input, output),
+            kernel,
+            stride,
+            self.arguments.conv_bias,
+            BlockKind::Activated,
+        )
     }
 
     fn conv_stack(
@@ -418,7 +512,11 @@ impl Builder<'_> {
         let ones = vec![1; kernel.len()];
         (0..n)
             .map(|j| {
-                let (input, stride) = if j == 0 { (input, first_stride) } else { (output, &ones[..]) };
+                let (input, stride) = if j == 0 {
+                    (input, first_stride)
+                } else {
+                    (output, &ones[..])
+                };
                 self.conv_block(&format!("{prefix}.{j}"), input, output, kernel, stride)
             })
             .collect()
@@ -435,7 +533,13 @@ impl Builder<'_> {
         let ones = vec![1; kernel.len()];
         let blocks = (0..n).map(|b| {
             let (input, stride) = if b == 0 { (input, stride) } else { (output, &ones) };
-            self.residual_block(&format!("encoder.stages.{s}.blocks.{b}"), input, output, kernel, stride)
+            self.residual_block(
+                &format!("encoder.stages.{s}.blocks.{b}"),
+                input,
+                output,
+                kernel,
+                stride,
+            )
         });
         Stage::Residual(blocks.collect())
     }
@@ -451,15 +555,33 @@ impl Builder<'_> {
         let ones = vec![1; kernel.len()];
         let bias = self.arguments.conv_bias;
         let first = self.conv_block(&format!("{prefix}.conv1"), input, output, kernel, stride);
-        let second =
-            self.block(&format!("{prefix}.conv2"), (output, output), kernel, &ones, bias, BlockKind::BeforeAdd);
+        let second = self.block(
+            &format!("{prefix}.conv2"),
+            (output, output),
+            kernel,
+            &ones,
+            bias,
+            BlockKind::BeforeAdd,
+        );
         let strided = stride.iter().any(|&v| v != 1);
         let projection = (input != output).then(|| {
             let prefix = format!("{prefix}.skip.{}", usize::from(strided));
-            self.block(&prefix, (input, output), &ones, &ones, false, BlockKind::Projection)
+            self.block(
+                &prefix,
+                (input, output),
+                &ones,
+                &ones,
+                false,
+                BlockKind::Projection,
+            )
         });
         let pool = strided.then(|| stride.iter().map(|&v| v as i64).collect());
-        ResidualBlock { first, second, pool, projection }
+        ResidualBlock {
+            first,
+            second,
+            pool,
+            projection,
+        }
     }
 
     /// The transposed convolution from the stage below `skip`: kernel equals stride.
@@ -467,8 +589,17 @@ impl Builder<'_> {
         let arguments = self.arguments;
         let stride = &arguments.strides[skip + 1];
         let (input, output) = (arguments.features[skip + 1], arguments.features[skip]);
-        let shape = [input, output].into_iter().chain(stride.iter().copied()).collect();
-        self.bare(&format!("decoder.transpconvs.{i}"), shape, output, arguments.conv_bias, stride)
+        let shape = [input, output]
+            .into_iter()
+            .chain(stride.iter().copied())
+            .collect();
+        self.bare(
+            &format!("decoder.transpconvs.{i}"),
+            shape,
+            output,
+            arguments.conv_bias,
+            stride,
+        )
     }
 
     /// The 1x1 convolution to `heads` channels; it always has a bias.
@@ -478,13 +609,24 @@ impl Builder<'_> {
         self.bare(&format!("decoder.seg_layers.{i}"), shape, heads, true, &ones)
     }
 
-    fn bare(&mut self, prefix: &str, shape: Vec<usize>, out: usize, bias: bool, stride: &[usize]) -> BareConv {
+    fn bare(
+        &mut self,
+        prefix: &str,
+        shape: Vec<usize>,
+        out: usize,
+        bias: bool,
+        stride: &[usize],
+    ) -> BareConv {
         let (weight, bias) = self.convolution(prefix, shape, out, bias);
-        self.keys(prefix, &["weight"], &[weight]);
+        self.name(prefix, &["weight"], &[weight]);
         if let Some(bias) = bias {
-            self.keys(prefix, &["bias"], &[bias]);
+            self.name(prefix, &["bias"], &[bias]);
         }
-        BareConv { weight, bias, stride: stride.iter().map(|&v| v as i64).collect() }
+        BareConv {
+            weight,
+            bias,
+            stride: stride.iter().map(|&v| v as i64).collect(),
+        }
     }
 }
 
@@ -498,68 +640,54 @@ enum BlockKind {
     Projection,
 }
 
-/// The class name at the end of a dotted Python path.
-fn name<'a>(kwargs: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
-    let path = kwargs
-        .get(key)
-        .and_then(Value::as_str)
-        .ok_or_else(|| invalid(&format!("arch_kwargs.{key}"), "expected the name of a Python class"))?;
-    Ok(path.rsplit('.').next().unwrap_or(path))
+/// Well above any real network; keeps products of sizes far from overflow.
+const LARGEST: u64 = 65536;
+
+fn invalid(key: &str, found: impl std::fmt::Display, expected: &str) -> Error {
+    Error::invalid(
+        format!("plans: architecture.arch_kwargs.{key}"),
+        format!("found {found}, expected {expected}"),
+    )
 }
 
-fn norm_eps(kwargs: Option<&Value>) -> Result<f64> {
-    let kwargs = kwargs.and_then(Value::as_object).cloned().unwrap_or_default();
-    if kwargs.get("affine") != Some(&Value::Bool(true)) {
-        return Err(invalid("arch_kwargs.norm_op_kwargs.affine", "expected true"));
-    }
-    if kwargs.get("track_running_stats").is_some_and(|v| v != &Value::Bool(false)) {
-        return Err(invalid("arch_kwargs.norm_op_kwargs.track_running_stats", "expected false"));
-    }
-    match kwargs.get("eps") {
-        None => Ok(1e-5),
-        Some(eps) => eps
-            .as_f64()
-            .filter(|v| *v > 0.0)
-            .ok_or_else(|| invalid("arch_kwargs.norm_op_kwargs.eps", "expected a positive number")),
-    }
+/// The class at the end of a dotted Python path.
+fn class(path: &Option<String>) -> &str {
+    path.as_deref()
+        .and_then(|path| path.rsplit('.').next())
+        .unwrap_or("null")
 }
 
-fn count(value: Option<&Value>, key: &str) -> Result<usize> {
-    // A bound well above any real network keeps products of sizes far from overflow.
-    value
-        .and_then(Value::as_u64)
-        .filter(|n| (1..=65536).contains(n))
-        .map(|n| n as usize)
-        .ok_or_else(|| invalid(&format!("arch_kwargs.{key}"), "expected a positive integer"))
-}
-
-/// One count for each of `n` stages; a single number stands for all.
-fn counts(kwargs: &Map<String, Value>, key: &str, n: usize) -> Result<Vec<usize>> {
-    match kwargs.get(key) {
-        Some(Value::Array(values)) if values.len() == n => values.iter().map(|v| count(Some(v), key)).collect(),
-        Some(Value::Array(values)) => {
-            Err(invalid(&format!("arch_kwargs.{key}"), format!("{} entries, expected {n}", values.len())))
-        }
-        single => Ok(vec![count(single, key)?; n]),
-    }
-}
-
-/// One size per axis for each of `n` stages; a single number stands for all stages or all axes.
-fn sizes(kwargs: &Map<String, Value>, key: &str, n: usize, dimensions: usize) -> Result<Vec<Vec<usize>>> {
-    let axes = |value: &Value| match value {
-        Value::Array(values) if values.len() == dimensions => values.iter().map(|v| count(Some(v), key)).collect(),
-        Value::Array(values) => Err(invalid(
-            &format!("arch_kwargs.{key}"),
-            format!("{} axes in a stage, expected {dimensions}", values.len()),
+fn check_arguments(
+    key: &str,
+    kwargs: &Map<String, Value>,
+    fits: impl Fn(&str, &Value) -> bool,
+) -> Result<()> {
+    match kwargs.iter().find(|(name, value)| !fits(name, value)) {
+        Some((name, value)) => Err(invalid(
+            &format!("{key}.{name}"),
+            value,
+            "what nnU-Net's planners write",
         )),
-        single => Ok(vec![count(Some(single), key)?; dimensions]),
-    };
-    match kwargs.get(key) {
-        Some(Value::Array(values)) if values.len() == n => values.iter().map(axes).collect(),
-        Some(Value::Array(values)) => {
-            Err(invalid(&format!("arch_kwargs.{key}"), format!("{} entries, expected {n}", values.len())))
-        }
-        Some(single) => Ok(vec![axes(single)?; n]),
-        None => Err(invalid(&format!("arch_kwargs.{key}"), "missing")),
+        None => Ok(()),
     }
+}
+
+/// A positive count for each of `n` stages.
+fn counts(key: &str, values: &[usize], n: usize) -> Result<Vec<usize>> {
+    if values.len() != n || values.iter().any(|&v| v == 0 || v as u64 > LARGEST) {
+        return Err(invalid(
+            key,
+            format!("{values:?}"),
+            &format!("{n} positive numbers"),
+        ));
+    }
+    Ok(values.to_vec())
+}
+
+/// A positive size per axis for each of `n` stages.
+fn sizes(key: &str, values: &[Vec<usize>], n: usize, dimensions: usize) -> Result<Vec<Vec<usize>>> {
+    if values.len() != n {
+        return Err(invalid(key, format!("{} entries", values.len()), &n.to_string()));
+    }
+    values.iter().map(|axes| counts(key, axes, dimensions)).collect()
 }

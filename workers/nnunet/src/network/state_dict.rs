@@ -17,7 +17,9 @@ pub struct Tensor32 {
 impl Tensor32 {
     /// A tensor; fails where `data` does not fill `shape`.
     pub fn new(shape: Vec<usize>, data: Vec<f32>) -> Result<Self> {
-        let expected = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+        let expected = shape
+            .iter()
+            .try_fold(1usize, |product, &n| product.checked_mul(n));
         if expected != Some(data.len()) {
             return Err(Error::invalid(
                 "tensor",
@@ -123,7 +125,10 @@ impl StateDict {
             if parameter.shape != tensor.shape {
                 return Err(Error::invalid(
                     format!("tensor {name}"),
-                    format!("has shape {:?}, the plans expect {:?}", tensor.shape, parameter.shape),
+                    format!(
+                        "has shape {:?}, the plans expect {:?}",
+                        tensor.shape, parameter.shape
+                    ),
                 ));
             }
         }
@@ -136,7 +141,11 @@ impl StateDict {
             if let Some(position) = tensor.data.iter().position(|v| !v.is_finite()) {
                 return Err(Error::invalid(
                     format!("tensor {name}"),
-                    format!("value {position} of {} is {}", tensor.data.len(), tensor.data[position]),
+                    format!(
+                        "value {position} of {} is {}",
+                        tensor.data.len(),
+                        tensor.data[position]
+                    ),
                 ));
             }
         }

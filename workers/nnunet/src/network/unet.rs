@@ -26,7 +26,11 @@ impl UNet {
             .iter()
             .map(|(_, tensor)| parameter(tensor, device).map(|t| t.set_requires_grad(true)))
             .collect::<Result<_>>()?;
-        Ok(Self { layout, parameters, device })
+        Ok(Self {
+            layout,
+            parameters,
+            device,
+        })
     }
 
     /// What the network consists of.
@@ -94,7 +98,9 @@ impl UNet {
         let stages = self.layout.decoder.len();
         for (i, stage) in self.layout.decoder.iter().enumerate() {
             let up = self.bare(&x, &stage.up, true)?;
-            let skip = skips.pop().ok_or_else(|| Error::Torch("a decoder stage has no skip".into()))?;
+            let skip = skips
+                .pop()
+                .ok_or_else(|| Error::Torch("a decoder stage has no skip".into()))?;
             x = Tensor::f_cat(&[up, skip], 1)?;
             for block in &stage.convs {
                 x = self.block(&x, block)?;
@@ -121,19 +127,27 @@ impl UNet {
             true,
         )?;
         // In place, as nnU-Net's: the norm does not need its output for the gradient. libtorch's default slope is 0.01.
-        if block.activation { Ok(x.f_leaky_relu_()?) } else { Ok(x) }
+        if block.activation {
+            Ok(x.f_leaky_relu_()?)
+        } else {
+            Ok(x)
+        }
     }
 
     fn residual(&self, x: &Tensor, block: &ResidualBlock) -> Result<Tensor> {
         let mut skip = match &block.pool {
-            Some(window) if self.layout.dimensions == 3 => x.f_avg_pool3d(window, window, [0, 0, 0], false, true, None)?,
+            Some(window) if self.layout.dimensions == 3 => {
+                x.f_avg_pool3d(window, window, [0, 0, 0], false, true, None)?
+            }
             Some(window) => x.f_avg_pool2d(window, window, [0, 0], false, true, None)?,
             None => x.shallow_clone(),
         };
         if let Some(projection) = &block.projection {
             skip = self.block(&skip, projection)?;
         }
-        let mut y = self.block(&self.block(x, &block.first)?, &block.second)?.f_add(&skip)?;
+        let mut y = self
+            .block(&self.block(x, &block.first)?, &block.second)?
+            .f_add(&skip)?;
         Ok(y.f_leaky_relu_()?)
     }
 
@@ -170,8 +184,14 @@ pub(crate) fn parameter(tensor: &Tensor32, device: Device) -> Result<Tensor> {
     let shape: Vec<i64> = tensor.shape.iter().map(|&n| n as i64).collect();
     let flat = Tensor::f_from_slice(&tensor.data)?.f_view(&shape[..])?;
     Ok(match (device, shape.len()) {
-        (Device::Cpu, 4) => flat.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?,
-        (Device::Cpu, 5) => flat.f_permute([0, 2, 3, 4, 1])?.f_contiguous()?.f_permute([0, 4, 1, 2, 3])?,
+        (Device::Cpu, 4) => flat
+            .f_permute([0, 2, 3, 1])?
+            .f_contiguous()?
+            .f_permute([0, 3, 1, 2])?,
+        (Device::Cpu, 5) => flat
+            .f_permute([0, 2, 3, 4, 1])?
+            .f_contiguous()?
+            .f_permute([0, 4, 1, 2, 3])?,
         _ => flat.f_to_device(device)?,
     })
 }
@@ -179,7 +199,11 @@ pub(crate) fn parameter(tensor: &Tensor32, device: Device) -> Result<Tensor> {
 /// The values of a tensor in C order.
 pub(crate) fn to_tensor32(tensor: &Tensor) -> Result<Tensor32> {
     let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
-    let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+    let flat = tensor
+        .f_detach()?
+        .f_to_device(Device::Cpu)?
+        .f_to_kind(Kind::Float)?
+        .f_contiguous()?;
     let mut data = vec![0f32; flat.numel()];
     flat.f_copy_data(&mut data, flat.numel())?;
     Tensor32::new(shape, data)

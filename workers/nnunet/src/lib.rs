@@ -3,9 +3,15 @@
 //! The crate is pure: no network, no environment, no clock, no global random state.
 //! The same input gives the same bytes.
 
+pub mod dataset;
 pub mod error;
+pub mod fingerprint;
+pub mod image;
 pub mod network;
+pub mod numpy_random;
+pub mod preprocess;
 pub mod progress;
+pub mod splits;
 pub mod train;
 
 pub use error::{Error, Result};

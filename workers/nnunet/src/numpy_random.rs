@@ -1,0 +1,102 @@
+//! numpy's legacy `RandomState`, draw for draw.
+//!
+//! nnU-Net's fingerprint, class locations and splits are defined by numpy's Mersenne Twister. Numpy draws
+//! bounded integers by masking 32 random bits to the next power of two and rejecting what is too large
+//! (numpy/random/src/distributions/distributions.c).
+
+use rand_mt::Mt;
+
+/// The generator behind `numpy.random.RandomState(seed)`, for integer seeds.
+#[derive(Clone, Debug)]
+pub struct RandomState {
+    generator: Mt,
+}
+
+impl RandomState {
+    /// `numpy.random.RandomState(seed)`.
+    pub fn new(seed: u32) -> Self {
+        Self {
+            generator: Mt::new(seed),
+        }
+    }
+
+    /// One integer, uniform in `0..=max`. Draws nothing where `max` is 0.
+    #[inline]
+    pub fn up_to(&mut self, max: u32) -> u32 {
+        if max == 0 {
+            return 0;
+        }
+        let mask = u32::MAX >> max.leading_zeros();
+        loop {
+            let value = self.generator.next_u32() & mask;
+            if value <= max {
+                return value;
+            }
+        }
+    }
+
+    /// The indices that `choice(n, size, replace=True)` draws, one after the other: each in `0..n`.
+    ///
+    /// # Panics
+    /// Where `n` is 0: there is nothing to choose from.
+    pub fn choice_with_replacement(&mut self, n: u32, size: usize) -> impl Iterator<Item = u32> + '_ {
+        assert!(n > 0, "choice from nothing");
+        (0..size).map(move |_| self.up_to(n - 1))
+    }
+
+    /// `shuffle(values)` of a one-dimensional array.
+    pub fn shuffle<T>(&mut self, values: &mut [T]) {
+        for i in (1..values.len()).rev() {
+            let j = self.up_to(i as u32) as usize;
+            values.swap(i, j);
+        }
+    }
+
+    /// `permutation(n)`: the numbers `0..n` shuffled.
+    pub fn permutation(&mut self, n: u32) -> Vec<u32> {
+        let mut values: Vec<u32> = (0..n).collect();
+        self.shuffle(&mut values);
+        values
+    }
+
+    /// `choice(n, size, replace=False)`: the first `size` of a full permutation, in drawn order.
+    /// A `size` over `n` gives `n` numbers.
+    pub fn choice_without_replacement(&mut self, n: u32, size: usize) -> Vec<u32> {
+        let mut values = self.permutation(n);
+        values.truncate(size);
+        values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(state: &mut RandomState, n: u32, size: usize) -> Vec<u32> {
+        state.choice_with_replacement(n, size).collect()
+    }
+
+    // Golden values: numpy 2.4.6.
+    #[test]
+    fn choice_with_replacement_is_numpys() {
+        let mut state = RandomState::new(1234);
+        assert_eq!(
+            chosen(&mut state, 1000, 8),
+            [815, 723, 294, 53, 204, 372, 664, 655]
+        );
+        assert_eq!(chosen(&mut state, 7, 6), [1, 1, 2, 6, 3, 6]);
+        assert_eq!(chosen(&mut state, 1, 3), [0, 0, 0]);
+        assert_eq!(chosen(&mut state, 5, 3), [4, 4, 2]);
+    }
+
+    #[test]
+    fn choice_without_replacement_is_numpys() {
+        let mut state = RandomState::new(1234);
+        assert_eq!(state.choice_without_replacement(10, 4), [7, 2, 9, 1]);
+        assert_eq!(state.permutation(6), [5, 0, 3, 4, 2, 1]);
+        assert_eq!(
+            RandomState::new(12347).choice_without_replacement(10, 8),
+            [3, 1, 5, 0, 2, 4, 9, 6]
+        );
+    }
+}

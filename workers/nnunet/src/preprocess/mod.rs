@@ -1,0 +1,3 @@
+//! From raw scans to the cases that the network sees.
+
+pub mod crop;

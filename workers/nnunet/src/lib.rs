@@ -3,8 +3,11 @@
 //! The crate is pure: no network, no environment, no clock, no global random state.
 //! The same input gives the same bytes.
 
+pub mod average;
+pub mod checkpoint;
 pub mod dataset;
 pub mod error;
+pub mod figures;
 pub mod fingerprint;
 pub mod image;
 pub mod network;

@@ -1,0 +1,107 @@
+//! FedAvg: the weighted mean of the sites' weights (McMahan et al., arXiv 1602.05629).
+//!
+//! Works tensor by tensor on mapped files and needs no libtorch: memory of a tensor, whatever the number of sites.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::{
+    Error, Result,
+    checkpoint::safetensors::{MappedTensors, Writer, check_shapes},
+    progress::Observer,
+};
+
+/// What one site gives to an average.
+#[derive(Clone, Debug)]
+pub struct Contribution {
+    /// The site, for messages and for the order of the sum.
+    pub site: String,
+    /// Its weights, a safetensors file of unique tensors.
+    pub weights: PathBuf,
+    /// How much it counts: training cases, iterations, or 1.
+    pub weight: u64,
+}
+
+/// Writes the weighted mean of `contributions` to `output` as safetensors, and returns the digest of its bytes.
+///
+/// The sum runs in f64 in the order of the sites' names, so that it does not depend on who answered first.
+/// The tensors keep the order of the first site.
+///
+/// # Errors
+/// None contributes, a site contributes twice, the weights add up to zero, or a site's tensors differ in name or shape
+/// or are not finite: the error names site and tensor.
+pub fn average(contributions: &[Contribution], output: &Path, observer: &dyn Observer) -> Result<String> {
+    let mut ordered: Vec<&Contribution> = contributions.iter().collect();
+    ordered.sort_by(|a, b| a.site.cmp(&b.site));
+    if let Some(pair) = ordered.windows(2).find(|pair| pair[0].site == pair[1].site) {
+        return Err(Error::invalid(
+            format!("site {}", pair[0].site),
+            "contributes twice to one average",
+        ));
+    }
+    let total: u64 = ordered.iter().map(|c| c.weight).sum();
+    if total == 0 {
+        return Err(Error::invalid(
+            "average",
+            "no site contributes, or all weights are zero",
+        ));
+    }
+
+    let files: Vec<MappedTensors> = ordered
+        .iter()
+        .map(|c| MappedTensors::open(&c.weights))
+        .collect::<Result<_>>()?;
+    let expected = files[0].shapes();
+    for (contribution, file) in ordered.iter().zip(&files) {
+        check_shapes(&expected, &file.shapes()).map_err(|reason| {
+            Error::invalid(
+                format!("site {}", contribution.site),
+                format!("{reason} (held against site {})", ordered[0].site),
+            )
+        })?;
+    }
+
+    let shapes: Vec<_> = expected.into_iter().collect();
+    let mut writer = Writer::create(output, &shapes)?;
+    for (done, (name, shape)) in shapes.iter().enumerate() {
+        if observer.stop_requested() {
+            return Err(Error::Stopped);
+        }
+        let inputs: Vec<&[[u8; 4]]> = files
+            .iter()
+            .map(|f| f.bytes(name).unwrap_or_default().as_chunks().0)
+            .collect();
+        let mut mean = vec![0f32; shape.iter().product()];
+        mean.par_chunks_mut(CHUNK)
+            .enumerate()
+            .try_for_each(|(chunk, out)| {
+                let mut sum = vec![0f64; out.len()];
+                for (contribution, input) in ordered.iter().zip(&inputs) {
+                    let values = &input[chunk * CHUNK..][..sum.len()];
+                    let mut finite = true;
+                    for (sum, bytes) in sum.iter_mut().zip(values) {
+                        let value = f32::from_le_bytes(*bytes);
+                        finite &= value.is_finite();
+                        *sum += contribution.weight as f64 * f64::from(value);
+                    }
+                    if !finite {
+                        return Err(Error::invalid(
+                            format!("site {}", contribution.site),
+                            format!("tensor {name} holds a value that is not finite"),
+                        ));
+                    }
+                }
+                for (out, sum) in out.iter_mut().zip(sum) {
+                    *out = (sum / total as f64) as f32;
+                }
+                Ok(())
+            })?;
+        writer.push(&mean)?;
+        observer.advanced("tensors averaged", done + 1, shapes.len());
+    }
+    writer.finish()
+}
+
+/// Values that one thread averages at a time.
+const CHUNK: usize = 1 << 16;

@@ -1,0 +1,201 @@
+//! Writing a .pth that `torch.load(weights_only=True)` and every part of nnU-Net accept.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::Path,
+};
+
+use schemas::job::FoldId;
+use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
+
+use super::{
+    Checkpoint,
+    pickle::{self, Element, TensorRef, Value},
+};
+use crate::{
+    Error, Result,
+    network::{Layout, Tensor32},
+};
+
+/// Writes `checkpoint` to `path` by way of a temporary file beside it.
+///
+/// Each tensor is stored once, all of nnU-Net's names for it share that storage. Only plain Python values are written,
+/// so that loading runs no code. The archive is stored uncompressed, its members aligned to 64 bytes, without dates:
+/// the same checkpoint gives the same bytes.
+///
+/// # Errors
+/// Where the weights are not those of `layout`, or `path` cannot be written.
+pub fn write_pth(checkpoint: &Checkpoint, layout: &Layout, path: &Path) -> Result<()> {
+    checkpoint.weights.check(layout)?;
+    checkpoint.momentum.check_names(layout)?;
+
+    let mut storages: Vec<&Tensor32> = Vec::new();
+    let root = document(checkpoint, layout, &mut storages)?;
+    let pickle = pickle::write(&root).map_err(|reason| Error::bad_file(path, reason))?;
+
+    let temporary = path.with_extension("partial");
+    let file = File::create(&temporary).map_err(Error::io(&temporary))?;
+    let mut archive = Archive {
+        zip: ZipWriter::new(BufWriter::with_capacity(1 << 20, file)),
+        path,
+    };
+    archive.member("data.pkl", |out| out.write_all(&pickle))?;
+    archive.member(".format_version", |out| out.write_all(b"1"))?;
+    archive.member("byteorder", |out| out.write_all(b"little"))?;
+    for (key, tensor) in storages.iter().enumerate() {
+        archive.member(&format!("data/{key}"), |out| write_values(out, &tensor.data))?;
+    }
+    archive.member("version", |out| out.write_all(b"3\n"))?;
+    let bad = |e: zip::result::ZipError| Error::bad_file(path, e);
+    let file = archive
+        .zip
+        .finish()
+        .map_err(bad)?
+        .into_inner()
+        .map_err(|e| Error::bad_file(path, e.error()))?;
+    file.sync_all().map_err(Error::io(&temporary))?;
+    std::fs::rename(&temporary, path).map_err(Error::io(path))
+}
+
+struct Archive<'a> {
+    zip: ZipWriter<BufWriter<File>>,
+    path: &'a Path,
+}
+
+impl Archive<'_> {
+    fn member(
+        &mut self,
+        name: &str,
+        write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+    ) -> Result<()> {
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .last_modified_time(DateTime::default())
+            .unix_permissions(0o644)
+            .with_alignment(64);
+        self.zip
+            .start_file(format!("archive/{name}"), options)
+            .map_err(|e| Error::bad_file(self.path, e))?;
+        write(&mut self.zip).map_err(Error::io(self.path))
+    }
+}
+
+fn write_values(out: &mut dyn Write, values: &[f32]) -> std::io::Result<()> {
+    for chunk in values.chunks(1 << 16) {
+        let bytes: Vec<u8> = chunk.iter().flat_map(|v| v.to_le_bytes()).collect();
+        out.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+/// The pickled dictionary. Adds to `storages` what it refers to.
+fn document<'a>(
+    checkpoint: &'a Checkpoint,
+    layout: &Layout,
+    storages: &mut Vec<&'a Tensor32>,
+) -> Result<Value> {
+    let mut store = |tensor: &'a Tensor32| {
+        storages.push(tensor);
+        view(storages.len() - 1, tensor)
+    };
+    let stored: Vec<Value> = checkpoint
+        .weights
+        .iter()
+        .map(|(_, tensor)| store(tensor))
+        .collect();
+    let index: std::collections::HashMap<&str, usize> = checkpoint
+        .weights
+        .names()
+        .enumerate()
+        .map(|(i, name)| (name, i))
+        .collect();
+    let mut network_weights = Vec::new();
+    for (key, unique) in layout.aliases() {
+        let &i = index
+            .get(unique)
+            .ok_or_else(|| Error::invalid(format!("tensor {unique}"), "missing"))?;
+        network_weights.push((key, stored[i].clone()));
+    }
+
+    let mut state = Vec::new();
+    for (i, name) in checkpoint.weights.names().enumerate() {
+        if let Some(buffer) = checkpoint.momentum.get(name) {
+            state.push((
+                Value::Int(i as i64),
+                Value::dict([("momentum_buffer", store(buffer))]),
+            ));
+        }
+    }
+    let group = Value::dict([
+        ("lr", Value::Float(checkpoint.sgd.learning_rate)),
+        ("momentum", Value::Float(checkpoint.sgd.momentum)),
+        ("dampening", Value::Int(0)),
+        ("weight_decay", Value::Float(checkpoint.sgd.weight_decay)),
+        ("nesterov", Value::Bool(true)),
+        ("maximize", Value::Bool(false)),
+        ("foreach", Value::None),
+        ("differentiable", Value::Bool(false)),
+        ("fused", Value::None),
+        ("initial_lr", Value::Float(checkpoint.sgd.initial_learning_rate)),
+        (
+            "params",
+            Value::List((0..stored.len() as i64).map(Value::Int).collect()),
+        ),
+    ]);
+
+    let init_args = &checkpoint.init_args;
+    Ok(Value::dict([
+        ("network_weights", Value::dict(network_weights)),
+        (
+            "optimizer_state",
+            Value::dict([
+                ("state", Value::Dict(state)),
+                ("param_groups", Value::List(vec![group])),
+            ]),
+        ),
+        ("grad_scaler_state", Value::None),
+        ("logging", checkpoint.logging.to_pickle()),
+        ("_best_ema", checkpoint.best_ema.map_or(Value::None, Value::Float)),
+        ("current_epoch", Value::Int(checkpoint.current_epoch as i64)),
+        (
+            "init_args",
+            Value::dict([
+                ("plans", Value::from_json(&init_args.plans)),
+                ("configuration", Value::Str(init_args.configuration.clone())),
+                (
+                    "fold",
+                    match init_args.fold {
+                        FoldId::All => Value::Str("all".into()),
+                        FoldId::Fold(number) => Value::Int(number.into()),
+                    },
+                ),
+                ("dataset_json", Value::from_json(&init_args.dataset_json)),
+            ]),
+        ),
+        ("trainer_name", Value::Str(checkpoint.trainer_name.clone())),
+        (
+            "inference_allowed_mirroring_axes",
+            match &checkpoint.mirror_axes {
+                Some(axes) => Value::Tuple(axes.iter().map(|&a| Value::Int(a as i64)).collect()),
+                None => Value::None,
+            },
+        ),
+    ]))
+}
+
+/// A whole float32 storage in C order.
+fn view(key: usize, tensor: &Tensor32) -> Value {
+    let mut strides = vec![1; tensor.shape.len()];
+    for axis in (1..tensor.shape.len()).rev() {
+        strides[axis - 1] = strides[axis] * tensor.shape[axis].max(1);
+    }
+    Value::Tensor(TensorRef {
+        storage: key.to_string(),
+        element: Element::F32,
+        storage_elements: tensor.data.len(),
+        offset: 0,
+        shape: tensor.shape.clone(),
+        strides,
+    })
+}

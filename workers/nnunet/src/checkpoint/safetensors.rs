@@ -1,0 +1,293 @@
+//! Weights and momentum as safetensors: how they travel between sites, and how they rest on a disk.
+//!
+//! The tensors stand in the order of the state (nnU-Net's parameter order), float32, each once.
+//! The same state gives the same bytes. The format is <https://huggingface.co/docs/safetensors>.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use indexmap::IndexMap;
+use memmap2::Mmap;
+use rayon::prelude::*;
+use safetensors::tensor::{Dtype, Metadata, SafeTensors};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Error, Result,
+    network::{StateDict, Tensor32},
+};
+
+/// The bytes of `state`.
+pub fn to_bytes(state: &StateDict) -> Vec<u8> {
+    let shapes: Vec<_> = state
+        .iter()
+        .map(|(name, t)| (name.to_owned(), t.shape.clone()))
+        .collect();
+    let mut bytes = header(&shapes);
+    for (_, tensor) in state.iter() {
+        bytes.extend(tensor.data.iter().flat_map(|v| v.to_le_bytes()));
+    }
+    bytes
+}
+
+/// The state that `bytes` hold. `what` names them in errors.
+///
+/// # Errors
+/// Where they are no safetensors, or a tensor is not float32 or not finite: the error names it.
+pub fn from_bytes(bytes: &[u8], what: &str) -> Result<StateDict> {
+    let tensors = parse(bytes, Path::new(what))?;
+    read_state(&tensors, bytes, Path::new(what))
+}
+
+/// Writes `state` to `path` by way of a temporary file beside it. Returns the digest of the bytes.
+pub fn write(state: &StateDict, path: &Path) -> Result<String> {
+    let shapes: Vec<_> = state
+        .iter()
+        .map(|(name, t)| (name.to_owned(), t.shape.clone()))
+        .collect();
+    let mut writer = Writer::create(path, &shapes)?;
+    for (_, tensor) in state.iter() {
+        writer.push(&tensor.data)?;
+    }
+    writer.finish()
+}
+
+/// The state in the file `path`. Errors as in [`from_bytes`].
+pub fn read(path: &Path) -> Result<StateDict> {
+    MappedTensors::open(path)?.state()
+}
+
+/// The sha256 of `bytes` in hexadecimal digits.
+pub fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// Holds names and shapes against those that are expected.
+///
+/// # Errors
+/// The first tensor that is missing, unexpected, or of another shape.
+pub(crate) fn check_shapes(
+    expected: &IndexMap<String, Vec<usize>>,
+    found: &IndexMap<String, Vec<usize>>,
+) -> Result<(), String> {
+    for (name, shape) in expected {
+        match found.get(name) {
+            None => return Err(format!("tensor {name} is missing")),
+            Some(other) if other != shape => {
+                return Err(format!(
+                    "tensor {name} has the shape {other:?}, expected {shape:?}"
+                ));
+            }
+            _ => {}
+        }
+    }
+    match found.keys().find(|name| !expected.contains_key(*name)) {
+        Some(name) => Err(format!("tensor {name} is not expected")),
+        None => Ok(()),
+    }
+}
+
+/// A safetensors file in memory by mapping: a tensor is read when it is asked for.
+pub struct MappedTensors {
+    path: PathBuf,
+    map: Mmap,
+    data_start: usize,
+    tensors: IndexMap<String, (Vec<usize>, usize, usize)>,
+}
+
+impl MappedTensors {
+    /// Maps `path` and checks its header against its size. The file must not change while it is mapped.
+    pub fn open(path: &Path) -> Result<MappedTensors> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        // SAFETY: artifacts are written to a temporary, renamed, and never changed.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+        let Parsed { data_start, tensors } = parse(&map, path)?;
+        Ok(MappedTensors {
+            path: path.to_owned(),
+            map,
+            data_start,
+            tensors,
+        })
+    }
+
+    /// Names and shapes, in stored order.
+    pub fn shapes(&self) -> IndexMap<String, Vec<usize>> {
+        self.tensors
+            .iter()
+            .map(|(name, (shape, ..))| (name.clone(), shape.clone()))
+            .collect()
+    }
+
+    /// The little-endian float32 bytes of a tensor; `None` where there is none of this name.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let (_, start, end) = self.tensors.get(name)?;
+        self.map.get(self.data_start + start..self.data_start + end)
+    }
+
+    /// All tensors. Errors name the first that is not finite.
+    pub fn state(&self) -> Result<StateDict> {
+        let parsed = Parsed {
+            data_start: self.data_start,
+            tensors: self.tensors.clone(),
+        };
+        read_state(&parsed, &self.map, &self.path)
+    }
+
+    /// The sha256 of the file in hexadecimal digits.
+    pub fn digest(&self) -> String {
+        digest(&self.map)
+    }
+}
+
+/// Writes a safetensors file tensor by tensor.
+pub struct Writer {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: BufWriter<File>,
+    hash: Sha256,
+    shapes: std::vec::IntoIter<(String, Vec<usize>)>,
+}
+
+impl Writer {
+    /// Begins `path` with the header for tensors of these names and shapes. Until [`Writer::finish`] the bytes lie
+    /// in a temporary file beside it.
+    pub fn create(path: &Path, shapes: &[(String, Vec<usize>)]) -> Result<Writer> {
+        let temporary = path.with_extension("partial");
+        let file = File::create(&temporary).map_err(Error::io(&temporary))?;
+        let mut writer = Writer {
+            path: path.to_owned(),
+            temporary,
+            file: BufWriter::with_capacity(1 << 20, file),
+            hash: Sha256::new(),
+            shapes: shapes.to_vec().into_iter(),
+        };
+        writer.put(&header(shapes))?;
+        Ok(writer)
+    }
+
+    /// Adds the values of the next tensor.
+    pub fn push(&mut self, values: &[f32]) -> Result<()> {
+        let (name, shape) = self
+            .shapes
+            .next()
+            .ok_or_else(|| Error::bad_file(&self.path, "more tensors than promised"))?;
+        if shape.iter().product::<usize>() != values.len() {
+            return Err(Error::bad_file(
+                &self.path,
+                format!("tensor {name} of shape {shape:?} has {} values", values.len()),
+            ));
+        }
+        let mut bytes = Vec::with_capacity(4 << 16);
+        for chunk in values.chunks(1 << 16) {
+            bytes.clear();
+            bytes.extend(chunk.iter().flat_map(|v| v.to_le_bytes()));
+            self.put(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Completes the file under its name. Returns the digest of its bytes.
+    pub fn finish(mut self) -> Result<String> {
+        if let Some((name, _)) = self.shapes.next() {
+            return Err(Error::bad_file(
+                &self.path,
+                format!("tensor {name} was not written"),
+            ));
+        }
+        self.file.flush().map_err(Error::io(&self.temporary))?;
+        self.file
+            .get_ref()
+            .sync_all()
+            .map_err(Error::io(&self.temporary))?;
+        std::fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path))?;
+        Ok(hex::encode(self.hash.finalize()))
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hash.update(bytes);
+        self.file.write_all(bytes).map_err(Error::io(&self.temporary))
+    }
+}
+
+/// The length and the JSON that a file begins with, padded with spaces so that the data is aligned.
+fn header(shapes: &[(String, Vec<usize>)]) -> Vec<u8> {
+    let mut json = serde_json::Map::new();
+    let mut at = 0;
+    for (name, shape) in shapes {
+        let end = at + 4 * shape.iter().product::<usize>();
+        json.insert(
+            name.clone(),
+            serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, end]}),
+        );
+        at = end;
+    }
+    let mut text = serde_json::Value::Object(json).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(64) + 56, b' ');
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text);
+    bytes
+}
+
+struct Parsed {
+    data_start: usize,
+    tensors: IndexMap<String, (Vec<usize>, usize, usize)>,
+}
+
+fn parse(bytes: &[u8], path: &Path) -> Result<Parsed> {
+    let bad = |reason: String| Error::bad_file(path, format!("not safetensors as expected: {reason}"));
+    let (length, metadata): (usize, Metadata) =
+        SafeTensors::read_metadata(bytes).map_err(|e| bad(e.to_string()))?;
+    let mut tensors = IndexMap::new();
+    for name in metadata.offset_keys() {
+        let info = metadata
+            .info(&name)
+            .ok_or_else(|| bad(format!("tensor {name} without a description")))?;
+        if info.dtype != Dtype::F32 {
+            return Err(bad(format!(
+                "tensor {name} has the type {:?}, expected F32",
+                info.dtype
+            )));
+        }
+        let (start, end) = info.data_offsets;
+        tensors.insert(name, (info.shape.clone(), start, end));
+    }
+    Ok(Parsed {
+        data_start: 8 + length,
+        tensors,
+    })
+}
+
+fn read_state(parsed: &Parsed, bytes: &[u8], path: &Path) -> Result<StateDict> {
+    let read: Vec<(String, Tensor32)> = parsed
+        .tensors
+        .iter()
+        .collect::<Vec<_>>()
+        .par_iter()
+        .map(|&(name, (shape, start, end))| {
+            let bytes = bytes
+                .get(parsed.data_start + start..parsed.data_start + end)
+                .ok_or_else(|| Error::bad_file(path, format!("tensor {name} lies outside the file")))?;
+            let data: Vec<f32> = bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b))
+                .collect();
+            if let Some(value) = data.iter().find(|v| !v.is_finite()) {
+                return Err(Error::bad_file(
+                    path,
+                    format!("tensor {name} holds the value {value}"),
+                ));
+            }
+            Ok((name.clone(), Tensor32::new(shape.clone(), data)?))
+        })
+        .collect::<Result<_>>()?;
+    let mut state = StateDict::new();
+    for (name, tensor) in read {
+        state.insert(name, tensor)?;
+    }
+    Ok(state)
+}

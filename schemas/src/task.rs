@@ -222,7 +222,7 @@ pub struct Update {
     /// Its weights, as safetensors bytes of unique tensors.
     pub artifact: ArtifactRef,
     /// Its weight in the average: training cases, iterations, or 1.
-    pub weight: f64,
+    pub weight: u64,
 }
 
 /// The answer to a task, created once on `rounds.result.<the task's tail>`.

@@ -414,11 +414,11 @@ pub struct EpochReport {
 #[serde(deny_unknown_fields)]
 pub struct Validation {
     /// True positives.
-    pub true_positives: Vec<f64>,
+    pub true_positives: Vec<u64>,
     /// False positives.
-    pub false_positives: Vec<f64>,
+    pub false_positives: Vec<u64>,
     /// False negatives.
-    pub false_negatives: Vec<f64>,
+    pub false_negatives: Vec<u64>,
     /// Mean loss.
     pub loss: f64,
     /// True for fold "all", where the validation cases are the training cases.

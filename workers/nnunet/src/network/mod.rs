@@ -2,9 +2,14 @@
 //!
 //! Everything but [`UNet`] works without libtorch.
 
+mod arguments;
+mod blocks;
+mod builder;
 mod initial_weights;
 mod layout;
 mod state_dict;
+#[cfg(feature = "torch")]
+pub(crate) mod tensors;
 #[cfg(feature = "torch")]
 mod unet;
 

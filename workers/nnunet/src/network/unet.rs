@@ -1,10 +1,11 @@
 //! The forward pass on libtorch.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::{
-    Layout, StateDict, Tensor32,
-    layout::{BareConv, ConvBlock, ResidualBlock, Stage},
+    Layout, StateDict,
+    blocks::{BareConv, ConvBlock, ResidualBlock, Stage},
+    tensors::{to_device, to_tensor32},
 };
 use crate::{Error, Result};
 
@@ -24,7 +25,7 @@ impl UNet {
         weights.check_finite()?;
         let parameters = weights
             .iter()
-            .map(|(_, tensor)| parameter(tensor, device).map(|t| t.set_requires_grad(true)))
+            .map(|(_, tensor)| to_device(tensor, device).map(|t| t.set_requires_grad(true)))
             .collect::<Result<_>>()?;
         Ok(Self {
             layout,
@@ -46,6 +47,24 @@ impl UNet {
     /// Parameters in optimizer order; leaves that require gradients.
     pub fn parameters(&self) -> &[Tensor] {
         &self.parameters
+    }
+
+    /// The same, to be changed in place without recording gradients.
+    pub fn parameters_mut(&mut self) -> &mut [Tensor] {
+        &mut self.parameters
+    }
+
+    /// Whether each parameter has a part in [`UNet::outputs`] of `wanted` resolutions: unwanted heads have none.
+    pub fn used(&self, wanted: usize) -> Vec<bool> {
+        let mut used = vec![true; self.parameters.len()];
+        let unwanted = self.layout.decoder.len().saturating_sub(wanted);
+        for stage in &self.layout.decoder[..unwanted] {
+            used[stage.head.weight] = false;
+            if let Some(bias) = stage.head.bias {
+                used[bias] = false;
+            }
+        }
+        used
     }
 
     /// Replaces all weights. Fails, changing nothing, unless they are exactly the layout's and finite.
@@ -176,35 +195,4 @@ impl UNet {
             (_, true) => x.f_conv_transpose2d(weight, bias, stride, padding, &zero, 1, &one)?,
         })
     }
-}
-
-/// A tensor on `device`. On the CPU, convolution weights lie channels-last: oneDNN then runs the whole convolution
-/// that way, about a quarter faster for a training iteration of hippocampus 3d_fullres than with the default order.
-pub(crate) fn parameter(tensor: &Tensor32, device: Device) -> Result<Tensor> {
-    let shape: Vec<i64> = tensor.shape.iter().map(|&n| n as i64).collect();
-    let flat = Tensor::f_from_slice(&tensor.data)?.f_view(&shape[..])?;
-    Ok(match (device, shape.len()) {
-        (Device::Cpu, 4) => flat
-            .f_permute([0, 2, 3, 1])?
-            .f_contiguous()?
-            .f_permute([0, 3, 1, 2])?,
-        (Device::Cpu, 5) => flat
-            .f_permute([0, 2, 3, 4, 1])?
-            .f_contiguous()?
-            .f_permute([0, 4, 1, 2, 3])?,
-        _ => flat.f_to_device(device)?,
-    })
-}
-
-/// The values of a tensor in C order.
-pub(crate) fn to_tensor32(tensor: &Tensor) -> Result<Tensor32> {
-    let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
-    let flat = tensor
-        .f_detach()?
-        .f_to_device(Device::Cpu)?
-        .f_to_kind(Kind::Float)?
-        .f_contiguous()?;
-    let mut data = vec![0f32; flat.numel()];
-    flat.f_copy_data(&mut data, flat.numel())?;
-    Tensor32::new(shape, data)
 }

@@ -3,3 +3,17 @@
 pub mod augment;
 pub mod batch;
 pub mod loader;
+pub mod loss;
+pub mod optimiser;
+pub mod schedule;
+#[cfg(feature = "torch")]
+pub mod trainer;
+pub mod trainer_table;
+pub mod validation;
+
+pub use optimiser::{MomentumState, ScalerState};
+pub use schedule::Schedule;
+#[cfg(feature = "torch")]
+pub use trainer::{EpochLog, StageSeconds, Trainer, TrainerSettings};
+pub use trainer_table::{Mirroring, TrainerVariant};
+pub use validation::{BestByAverage, ValidationCounts};

@@ -1,0 +1,468 @@
+//! The epochs of a round on one site (nnunetv2/training/nnUNetTrainer/nnUNetTrainer.py).
+
+use std::sync::Arc;
+
+use schemas::{
+    job::Device as JobDevice,
+    nnunet::{DatasetJson, Plans},
+};
+use tch::{Device, Kind, Tensor};
+
+use super::{
+    batch::{Batch, BatchSettings, BatchSource, Split, Target},
+    loader::Cases,
+    loss::{Loss, deep_supervision_weights},
+    optimiser::{MomentumState, Sgd},
+    trainer_table::TrainerVariant,
+    validation::ValidationCounts,
+};
+use crate::{
+    Error, Result,
+    network::{Layout, StateDict, UNet},
+    progress::Observer,
+};
+
+/// What a training is made of. Two trainings with the same settings, cases and starting weights give the same bytes
+/// on the CPU.
+#[derive(Clone, Debug)]
+pub struct TrainerSettings {
+    /// The plans.
+    pub plans: Plans,
+    /// The name of the configuration in the plans: 2d, 3d_lowres or 3d_fullres.
+    pub configuration: String,
+    /// The data set's descriptor: channels, labels, regions, ignore label.
+    pub dataset_json: DatasetJson,
+    /// What the trainer's name changes.
+    pub variant: TrainerVariant,
+    /// Where to train.
+    pub device: JobDevice,
+    /// The seed of the job.
+    pub seed: u64,
+    /// The site, so that sites draw unlike batches.
+    pub site: String,
+    /// Training iterations of an epoch; nnU-Net's 250.
+    pub iterations_per_epoch: usize,
+    /// Validation iterations; nnU-Net's 50.
+    pub val_iterations_per_epoch: usize,
+    /// All epochs of the training, over all rounds: the horizon of the learning rate.
+    pub total_epochs: usize,
+    /// Threads of one libtorch operation. Part of what decides the bytes.
+    pub threads: usize,
+    /// Background threads that make batches. No part in the bytes.
+    pub loader_threads: usize,
+}
+
+/// One epoch of training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EpochLog {
+    /// Which epoch, from 0, over all rounds.
+    pub epoch: usize,
+    /// Its iterations.
+    pub iterations: usize,
+    /// Its learning rate.
+    pub learning_rate: f64,
+    /// Mean loss of an iteration.
+    pub loss: f64,
+    /// Iterations whose step was left out because half-precision gradients overflowed; 0 on the CPU.
+    pub skipped_steps: usize,
+    /// Where the time went. Not part of any result that must be reproducible.
+    pub seconds: StageSeconds,
+}
+
+/// Seconds of an epoch by stage, by the caller's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StageSeconds {
+    /// Waiting for batches and moving them to the device.
+    pub load: f64,
+    /// Network and loss.
+    pub forward: f64,
+    /// Gradients.
+    pub backward: f64,
+    /// Clipping and the step.
+    pub optimise: f64,
+}
+
+/// Trains one network on one site's cases.
+pub struct Trainer {
+    settings: TrainerSettings,
+    network: UNet,
+    optimiser: Sgd,
+    loss: Loss,
+    source: BatchSource,
+    /// Labels that a voxel may have; empty with regions.
+    labels: i16,
+    ignore_label: Option<i16>,
+    classes: usize,
+    regions: bool,
+}
+
+impl Trainer {
+    /// A trainer that continues from `weights` and `momentum` (the default: none). `train` and `validation` are the
+    /// preprocessed cases of the configuration; they may be the same. Fails where weights or momentum are not the
+    /// plans' network's, and where the device is absent.
+    pub fn new(
+        settings: TrainerSettings,
+        train: Arc<dyn Cases>,
+        validation: Arc<dyn Cases>,
+        weights: &StateDict,
+        momentum: &MomentumState,
+    ) -> Result<Self> {
+        let document = &settings.dataset_json;
+        let configuration = settings
+            .plans
+            .configuration(&settings.configuration)
+            .map_err(|e| Error::invalid("plans", e))?;
+        if configuration.previous_stage.is_some() {
+            return Err(Error::invalid(
+                "model_configuration",
+                "cascades cannot be trained",
+            ));
+        }
+        for (field, value) in [
+            ("iterations_per_epoch", settings.iterations_per_epoch),
+            ("val_iterations_per_epoch", settings.val_iterations_per_epoch),
+            ("total_epochs", settings.total_epochs),
+            ("threads", settings.threads),
+        ] {
+            if value == 0 {
+                return Err(Error::invalid(field, "is 0, expected 1 or more"));
+            }
+        }
+        let device = device(settings.device)?;
+        let heads = document.segmentation_heads();
+        let layout = Layout::new(&configuration.architecture, document.channels(), heads)?;
+        let optimiser = Sgd::new(&layout, momentum, device)?;
+        let variant = &settings.variant;
+        let loss_weights = if variant.deep_supervision {
+            deep_supervision_weights(layout.outputs())
+        } else {
+            vec![1.0]
+        };
+        let regions = document.has_regions();
+        let ignore_label = document.ignore_label().map(|label| label as i16);
+        let loss = Loss::new(
+            variant.loss,
+            configuration.batch_dice,
+            regions,
+            ignore_label.map(i64::from),
+            loss_weights,
+        )?;
+
+        let mut augmentation = variant.augmentation(&configuration.patch_size)?;
+        if variant.deep_supervision {
+            augmentation = augmentation.with_deep_supervision(layout.strides());
+        }
+        augmentation.use_mask_for_norm = configuration.use_mask_for_norm.clone();
+        augmentation.regions = regions.then(|| {
+            let values = |label: &schemas::nnunet::Label| label.values().iter().map(|&v| v as i16).collect();
+            document.regions().iter().map(values).collect()
+        });
+        augmentation.ignore_label = ignore_label;
+        let batch_size = variant.batch_size.unwrap_or(configuration.batch_size);
+        let annotated = || document.all_labels().into_iter().map(i32::from).collect();
+        let source = BatchSource::new(
+            BatchSettings {
+                batch_size,
+                oversampling: variant.oversampling(batch_size),
+                annotated_labels: ignore_label.map(|_| annotated()),
+                augmentation,
+                seed: settings.seed,
+                site: settings.site.clone(),
+                threads: settings.loader_threads.max(1),
+                prefetch: settings.loader_threads.max(1) + 1,
+            },
+            train,
+            validation,
+        )?;
+        let network = UNet::new(layout, weights, device)?;
+        let classes = if regions { heads } else { heads - 1 };
+        Ok(Self {
+            network,
+            optimiser,
+            loss,
+            source,
+            labels: if regions { 2 } else { heads as i16 },
+            ignore_label: ignore_label.filter(|_| !regions),
+            classes,
+            regions,
+            settings,
+        })
+    }
+
+    /// The current weights.
+    pub fn weights(&self) -> Result<StateDict> {
+        self.network.state_dict()
+    }
+
+    /// What the optimiser remembers.
+    pub fn momentum(&self) -> Result<MomentumState> {
+        self.optimiser.momentum(self.network.layout())
+    }
+
+    /// Scores the current weights on patches of the validation cases: the final patch size, without augmentation,
+    /// without mirroring. `epoch` keys which patches are drawn.
+    pub fn validate(&self, epoch: usize, observer: &dyn Observer) -> Result<ValidationCounts> {
+        set_threads(self.settings.threads);
+        let iterations = self.settings.val_iterations_per_epoch;
+        let mut counts = ValidationCounts::new(self.classes);
+        let batches = self
+            .source
+            .stream(Split::Validation, epoch as u64, 0..iterations as u64)?;
+        for (iteration, batch) in batches.enumerate() {
+            if observer.stop_requested() {
+                return Err(Error::Stopped);
+            }
+            let (data, targets) = self.to_device(&batch?)?;
+            let (outputs, loss) = tch::no_grad(|| self.forward(&data, &targets))?;
+            let loss = loss.f_double_value(&[])?;
+            if !loss.is_finite() {
+                return Err(not_finite("validation loss", epoch, iteration, loss));
+            }
+            counts.loss_sum += loss;
+            counts.iterations += 1;
+            tch::no_grad(|| self.count(&outputs[0], &targets[0], &mut counts))?;
+            observer.advanced("validation iteration", iteration + 1, iterations);
+        }
+        Ok(counts)
+    }
+
+    /// Trains one epoch; `epoch`, from 0 over all rounds, decides learning rate and batches. `clock` gives seconds
+    /// from any start and only fills [`EpochLog::seconds`]. A loss or gradient that is not finite is an error naming
+    /// the iteration. After an error, [`Error::Stopped`] included, the weights are those of an unfinished epoch.
+    pub fn train_epoch(
+        &mut self,
+        epoch: usize,
+        clock: &dyn Fn() -> f64,
+        observer: &dyn Observer,
+    ) -> Result<EpochLog> {
+        set_threads(self.settings.threads);
+        let iterations = self.settings.iterations_per_epoch;
+        let variant = &self.settings.variant;
+        let learning_rate =
+            variant
+                .schedule
+                .learning_rate(variant.initial_learning_rate, epoch, self.settings.total_epochs);
+        let mut log = EpochLog {
+            epoch,
+            iterations,
+            learning_rate,
+            loss: 0.0,
+            skipped_steps: 0,
+            seconds: StageSeconds::default(),
+        };
+        let mut batches = self
+            .source
+            .stream(Split::Train, epoch as u64, 0..iterations as u64)?;
+        for iteration in 0..iterations {
+            if observer.stop_requested() {
+                return Err(Error::Stopped);
+            }
+            let start = clock();
+            let batch = batches.next().ok_or_else(|| {
+                Error::invalid(
+                    "batches",
+                    format!("the loader ended at iteration {iteration} of {iterations}"),
+                )
+            })??;
+            let (data, targets) = self.to_device(&batch)?;
+            log.seconds.load += clock() - start;
+            let (loss, norm) = self.step(&data, &targets, learning_rate, clock, &mut log.seconds)?;
+            if !loss.is_finite() {
+                return Err(not_finite("loss", epoch, iteration, loss));
+            }
+            if !norm.is_finite() {
+                if self.network.device() == Device::Cpu {
+                    return Err(not_finite("gradient", epoch, iteration, norm));
+                }
+                log.skipped_steps += 1;
+            }
+            log.loss += loss;
+            observer.advanced("train iteration", iteration + 1, iterations);
+        }
+        log.loss /= iterations as f64;
+        Ok(log)
+    }
+
+    /// One iteration; returns the loss and the norm of the gradients before clipping.
+    fn step(
+        &mut self,
+        data: &Tensor,
+        targets: &[Tensor],
+        learning_rate: f64,
+        clock: &dyn Fn() -> f64,
+        seconds: &mut StageSeconds,
+    ) -> Result<(f64, f64)> {
+        let start = clock();
+        let (_, loss) = self.forward(data, targets)?;
+        let value = loss.f_double_value(&[])?;
+        let forwarded = clock();
+        seconds.forward += forwarded - start;
+        if !value.is_finite() {
+            return Ok((value, 0.0));
+        }
+        let used = self.network.used(self.loss.wanted_outputs());
+        let leaves: Vec<&Tensor> = self
+            .network
+            .parameters()
+            .iter()
+            .zip(&used)
+            .filter_map(|(p, used)| used.then_some(p))
+            .collect();
+        let scaled = loss.f_mul_scalar(self.optimiser.loss_scale())?;
+        let mut gradients = Tensor::f_run_backward(&[scaled], &leaves, false, false)?.into_iter();
+        let gradients = used
+            .iter()
+            .map(|used| if *used { gradients.next() } else { None })
+            .collect();
+        let backwarded = clock();
+        seconds.backward += backwarded - forwarded;
+        let norm = self
+            .optimiser
+            .step(self.network.parameters_mut(), gradients, learning_rate)?;
+        seconds.optimise += clock() - backwarded;
+        Ok((value, norm))
+    }
+
+    /// Outputs that have a weight, and the loss; in half precision on CUDA.
+    fn forward(&self, data: &Tensor, targets: &[Tensor]) -> Result<(Vec<Tensor>, Tensor)> {
+        let run = || {
+            let outputs = self.network.outputs(data, self.loss.wanted_outputs())?;
+            let loss = self.loss.forward(&outputs, targets)?;
+            Ok((outputs, loss))
+        };
+        if matches!(self.network.device(), Device::Cuda(_)) {
+            tch::autocast(true, run)
+        } else {
+            run()
+        }
+    }
+
+    fn count(&self, output: &Tensor, target: &Tensor, counts: &mut ValidationCounts) -> Result<()> {
+        let heads = output.size()[1];
+        if !self.regions {
+            let truth = target.f_select(1, 0)?.f_to_kind(Kind::Int64)?;
+            // Cells of the confusion matrix; a voxel to ignore falls into a row of its own, after the last.
+            let truth = match self.ignore_label {
+                Some(ignore) => truth.f_masked_fill(&truth.f_eq(i64::from(ignore))?, heads)?,
+                None => truth,
+            };
+            let cells = truth.f_mul_scalar(heads)?.f_add(&output.f_argmax(1, false)?)?;
+            let cells = cells
+                .f_reshape([-1])?
+                .f_bincount(None::<&Tensor>, heads * (heads + 1))?;
+            let cells: Vec<i64> = Vec::try_from(cells.f_to_device(Device::Cpu)?)?;
+            let n = heads as usize;
+            for class in 1..n {
+                let tp = cells[class * n + class];
+                let predicted: i64 = (0..n).map(|truth| cells[truth * n + class]).sum();
+                let actual: i64 = cells[class * n..(class + 1) * n].iter().sum();
+                counts.true_positives[class - 1] += tp as u64;
+                counts.false_positives[class - 1] += (predicted - tp) as u64;
+                counts.false_negatives[class - 1] += (actual - tp) as u64;
+            }
+            return Ok(());
+        }
+        let predicted = output.f_sigmoid()?.f_gt(0.5)?;
+        let truth = target.f_narrow(1, 0, heads)?.f_ne(0)?;
+        let valid = if target.size()[1] > heads {
+            target.f_narrow(1, heads, 1)?.f_eq(0)?
+        } else {
+            Tensor::f_ones([1], (Kind::Bool, target.device()))?
+        };
+        let mut axes: Vec<i64> = (0..output.dim() as i64).collect();
+        axes.remove(1);
+        let sum = |cells: &Tensor| -> Result<Vec<i64>> {
+            let sum = cells
+                .f_logical_and(&valid)?
+                .f_sum_dim_intlist(&axes[..], false, Kind::Int64)?;
+            Ok(Vec::try_from(sum.f_to_device(Device::Cpu)?)?)
+        };
+        let tp = sum(&predicted.f_logical_and(&truth)?)?;
+        let fp = sum(&predicted.f_logical_and(&truth.f_logical_not()?)?)?;
+        let fn_ = sum(&predicted.f_logical_not()?.f_logical_and(&truth)?)?;
+        for (total, new) in [
+            (&mut counts.true_positives, tp),
+            (&mut counts.false_positives, fp),
+            (&mut counts.false_negatives, fn_),
+        ] {
+            total
+                .iter_mut()
+                .zip(new)
+                .for_each(|(total, n)| *total += n as u64);
+        }
+        Ok(())
+    }
+
+    /// The batch as tensors on the device.
+    fn to_device(&self, batch: &Batch) -> Result<(Tensor, Vec<Tensor>)> {
+        let device = self.network.device();
+        let data = Tensor::f_from_slice(&batch.data)?
+            .f_view(&sizes(&batch.data_shape)[..])?
+            .f_to_device(device)?;
+        let wanted = self.loss.wanted_outputs();
+        if batch.targets.len() < wanted {
+            return Err(Error::invalid(
+                "batch",
+                format!("{} targets for {wanted} resolutions", batch.targets.len()),
+            ));
+        }
+        let targets = batch.targets[..wanted]
+            .iter()
+            .map(|target| {
+                self.check_labels(target)?;
+                Ok(Tensor::f_from_slice(&target.values)?
+                    .f_view(&sizes(&target.shape)[..])?
+                    .f_to_device(device)?)
+            })
+            .collect::<Result<_>>()?;
+        Ok((data, targets))
+    }
+
+    /// A label without a head would end libtorch's CUDA context, so it is refused here.
+    fn check_labels(&self, target: &Target) -> Result<()> {
+        let fits = |&v: &i16| (0..self.labels).contains(&v) || Some(v) == self.ignore_label;
+        match target.values.iter().find(|v| !fits(v)) {
+            Some(value) => Err(Error::invalid(
+                "segmentation",
+                format!(
+                    "label {value} in a preprocessed case, dataset.json has 0 to {}",
+                    self.labels - 1
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// libtorch's device for a job's. Fails where the build or the machine lacks it.
+pub fn device(device: JobDevice) -> Result<Device> {
+    let (present, device) = match device {
+        JobDevice::Cpu => (true, Device::Cpu),
+        JobDevice::Cuda => (tch::Cuda::is_available(), Device::Cuda(0)),
+        JobDevice::Mps => (tch::utils::has_mps(), Device::Mps),
+    };
+    if present {
+        Ok(device)
+    } else {
+        Err(Error::invalid(
+            "device",
+            format!("{device:?} is not available to this libtorch on this machine"),
+        ))
+    }
+}
+
+// libtorch keeps the number per process and takes it over in a thread at its first parallel operation.
+fn set_threads(threads: usize) {
+    tch::set_num_threads(threads as i32);
+}
+
+fn sizes(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|&n| n as i64).collect()
+}
+
+fn not_finite(what: &str, epoch: usize, iteration: usize, value: f64) -> Error {
+    Error::invalid(
+        "training",
+        format!("{what} is {value} at epoch {epoch}, iteration {iteration}"),
+    )
+}

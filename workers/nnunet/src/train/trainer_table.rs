@@ -1,0 +1,391 @@
+//! nnU-Net's trainers by name: what each changes, as values. Names of nnunetv2/training/nnUNetTrainer.
+
+use super::{
+    augment::{AugmentationSettings, SegInterpolation},
+    loader::Oversampling,
+    loss::LossKind,
+    schedule::Schedule,
+};
+use crate::{Error, Result};
+
+/// The axes that training mirrors and that prediction may mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mirroring {
+    /// All spatial axes.
+    All,
+    /// All but the last spatial axis.
+    AllButLast,
+    /// None.
+    None,
+}
+
+impl Mirroring {
+    /// The axes of a patch with `dimensions` spatial axes: nnU-Net's `inference_allowed_mirroring_axes`, where None
+    /// is written for no axis.
+    pub fn axes(self, dimensions: usize) -> Option<Vec<usize>> {
+        match self {
+            Self::All => Some((0..dimensions).collect()),
+            Self::AllButLast => Some((0..dimensions.saturating_sub(1)).collect()),
+            Self::None => None,
+        }
+    }
+}
+
+/// How foreground is oversampled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Foreground {
+    /// The last third of every batch.
+    LastThird,
+    /// Each sample by chance, at the share that the last third of the batch is after rounding.
+    ByChance,
+    /// Each sample with this probability.
+    Probability(f64),
+}
+
+/// What a trainer that can train does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainerVariant {
+    /// Its name, which is also the name of its results folder.
+    pub name: &'static str,
+    /// Epochs, where nothing else says how many.
+    pub epochs: usize,
+    /// Learning rate of the first epoch.
+    pub initial_learning_rate: f64,
+    /// How it falls.
+    pub schedule: Schedule,
+    /// The loss.
+    pub loss: LossKind,
+    /// Whether the lower resolutions have a loss too.
+    pub deep_supervision: bool,
+    /// Mirrored axes.
+    pub mirroring: Mirroring,
+    /// False: no random augmentation at all.
+    pub augmentation: bool,
+    /// Whether thin patches are rotated within slices only.
+    pub dummy_2d: bool,
+    /// How the segmentation is rotated and scaled.
+    pub seg_interpolation: SegInterpolation,
+    /// How foreground is oversampled.
+    pub foreground: Foreground,
+    /// Patches in a batch, where not those of the plans.
+    pub batch_size: Option<usize>,
+}
+
+const DEFAULT: TrainerVariant = TrainerVariant {
+    name: "nnUNetTrainer",
+    epochs: 1000,
+    initial_learning_rate: 1e-2,
+    schedule: Schedule::Poly,
+    loss: LossKind::DiceAndCrossEntropy { smooth: 1e-5 },
+    deep_supervision: true,
+    mirroring: Mirroring::All,
+    augmentation: true,
+    dummy_2d: true,
+    seg_interpolation: SegInterpolation::Linear,
+    foreground: Foreground::LastThird,
+    batch_size: None,
+};
+
+const fn epochs(name: &'static str, epochs: usize) -> TrainerVariant {
+    TrainerVariant {
+        name,
+        epochs,
+        ..DEFAULT
+    }
+}
+
+const fn mirrors(name: &'static str, epochs: usize, mirroring: Mirroring) -> TrainerVariant {
+    TrainerVariant {
+        name,
+        epochs,
+        mirroring,
+        ..DEFAULT
+    }
+}
+
+const fn nearest(name: &'static str, mirroring: Mirroring) -> TrainerVariant {
+    TrainerVariant {
+        name,
+        seg_interpolation: SegInterpolation::Nearest,
+        mirroring,
+        ..DEFAULT
+    }
+}
+
+const fn loss(name: &'static str, epochs: usize, loss: LossKind) -> TrainerVariant {
+    TrainerVariant {
+        name,
+        epochs,
+        loss,
+        ..DEFAULT
+    }
+}
+
+const fn foreground(name: &'static str, foreground: Foreground) -> TrainerVariant {
+    TrainerVariant {
+        name,
+        foreground,
+        ..DEFAULT
+    }
+}
+
+/// The trainers that train as nnU-Net's do.
+pub const TRAINS: &[TrainerVariant] = &[
+    DEFAULT,
+    epochs("nnUNetTrainer_1epoch", 1),
+    epochs("nnUNetTrainer_5epochs", 5),
+    epochs("nnUNetTrainer_10epochs", 10),
+    epochs("nnUNetTrainer_20epochs", 20),
+    epochs("nnUNetTrainer_50epochs", 50),
+    epochs("nnUNetTrainer_100epochs", 100),
+    epochs("nnUNetTrainer_250epochs", 250),
+    epochs("nnUNetTrainer_500epochs", 500),
+    epochs("nnUNetTrainer_750epochs", 750),
+    epochs("nnUNetTrainer_2000epochs", 2000),
+    epochs("nnUNetTrainer_4000epochs", 4000),
+    epochs("nnUNetTrainer_8000epochs", 8000),
+    mirrors("nnUNetTrainer_250epochs_NoMirroring", 250, Mirroring::None),
+    mirrors("nnUNetTrainer_2000epochs_NoMirroring", 2000, Mirroring::None),
+    mirrors("nnUNetTrainer_4000epochs_NoMirroring", 4000, Mirroring::None),
+    mirrors("nnUNetTrainer_8000epochs_NoMirroring", 8000, Mirroring::None),
+    mirrors("nnUNetTrainerNoMirroring", 1000, Mirroring::None),
+    mirrors("nnUNetTrainer_onlyMirror01", 1000, Mirroring::AllButLast),
+    mirrors("nnUNetTrainer_onlyMirror01_1500ep", 1500, Mirroring::AllButLast),
+    nearest("nnUNetTrainer_onlyMirror01_DASegOrd0", Mirroring::AllButLast),
+    nearest("nnUNetTrainer_DASegOrd0", Mirroring::All),
+    nearest("nnUNetTrainer_DASegOrd0_NoMirroring", Mirroring::None),
+    TrainerVariant {
+        name: "nnUNetTrainerNoDA",
+        augmentation: false,
+        mirroring: Mirroring::None,
+        ..DEFAULT
+    },
+    TrainerVariant {
+        name: "nnUNetTrainer_noDummy2DDA",
+        dummy_2d: false,
+        ..DEFAULT
+    },
+    loss("nnUNetTrainerCELoss", 1000, LossKind::CrossEntropy),
+    loss("nnUNetTrainerCELoss_5epochs", 5, LossKind::CrossEntropy),
+    loss("nnUNetTrainerDiceLoss", 1000, LossKind::Dice),
+    loss(
+        "nnUNetTrainerDiceCELoss_noSmooth",
+        1000,
+        LossKind::DiceAndCrossEntropy { smooth: 0.0 },
+    ),
+    loss(
+        "nnUNetTrainerTopk10Loss",
+        1000,
+        LossKind::TopK {
+            label_smoothing: 0.0,
+            dice: false,
+        },
+    ),
+    loss(
+        "nnUNetTrainerTopk10LossLS01",
+        1000,
+        LossKind::TopK {
+            label_smoothing: 0.1,
+            dice: false,
+        },
+    ),
+    loss(
+        "nnUNetTrainerDiceTopK10Loss",
+        1000,
+        LossKind::TopK {
+            label_smoothing: 0.0,
+            dice: true,
+        },
+    ),
+    TrainerVariant {
+        name: "nnUNetTrainerCosAnneal",
+        schedule: Schedule::Cosine,
+        ..DEFAULT
+    },
+    TrainerVariant {
+        name: "nnUNetTrainer_warmup",
+        schedule: Schedule::WarmUpThenPoly { epochs: 50 },
+        ..DEFAULT
+    },
+    TrainerVariant {
+        name: "nnUNetTrainerNoDeepSupervision",
+        deep_supervision: false,
+        ..DEFAULT
+    },
+    foreground("nnUNetTrainer_probabilisticOversampling", Foreground::ByChance),
+    foreground(
+        "nnUNetTrainer_probabilisticOversampling_033",
+        Foreground::Probability(0.33),
+    ),
+    foreground(
+        "nnUNetTrainer_probabilisticOversampling_010",
+        Foreground::Probability(0.1),
+    ),
+    TrainerVariant {
+        name: "nnUNet_Trainer_BS8",
+        batch_size: Some(8),
+        ..DEFAULT
+    },
+];
+
+/// nnU-Net's trainers that do not train here, with the reason.
+pub const REFUSED: &[(&str, &str)] = &[
+    ("nnUNetTrainer_onlyMirror01_DA5", HEAVY),
+    ("nnUNetTrainerDA5", HEAVY),
+    ("nnUNetTrainerDA5ord0", HEAVY),
+    ("nnUNetTrainerDA5Segord0", HEAVY),
+    ("nnUNetTrainerDA5_10epochs", HEAVY),
+    ("nnUNetTrainerAdam", ADAM),
+    ("nnUNetTrainerAdam1en3", ADAM),
+    ("nnUNetTrainerAdam3en4", ADAM),
+    ("nnUNetTrainerVanillaAdam", ADAM),
+    ("nnUNetTrainerVanillaAdam1en3", ADAM),
+    ("nnUNetTrainerVanillaAdam3en4", ADAM),
+    ("nnUNetTrainerAdan", ADAM),
+    ("nnUNetTrainerAdan1en1", ADAM),
+    ("nnUNetTrainerAdan1en3", ADAM),
+    ("nnUNetTrainerAdan3en4", ADAM),
+    ("nnUNetTrainerAdanCosAnneal", ADAM),
+    ("nnUNetTrainerBN", "batch norm is not supported yet"),
+    ("nnUNetTrainerBenchmark_5epochs", BENCHMARK),
+    ("nnUNetTrainerBenchmark_5epochs_noDataLoading", BENCHMARK),
+    ("AbstractPrimus", PRIMUS),
+    ("nnUNet_Primus_S_Trainer", PRIMUS),
+    ("nnUNet_Primus_B_Trainer", PRIMUS),
+    ("nnUNet_Primus_M_Trainer", PRIMUS),
+    ("nnUNet_Primus_L_Trainer", PRIMUS),
+    ("nnUNet_Primus_M_Trainer_BS8", PRIMUS),
+    ("nnUNet_Primus_M_Trainer_BS8_2e4", PRIMUS),
+    ("nnUNet_PrimusV2S_Trainer", PRIMUS),
+    ("nnUNet_PrimusV2B_Trainer", PRIMUS),
+    ("nnUNet_PrimusV2M_Trainer", PRIMUS),
+    ("nnUNet_PrimusV2L_Trainer", PRIMUS),
+    ("nnUNet_PrimusV3S_Trainer", PRIMUS),
+    ("nnUNet_PrimusV3B_Trainer", PRIMUS),
+    ("nnUNet_PrimusV3M_Trainer", PRIMUS),
+    ("nnUNet_PrimusV3L_Trainer", PRIMUS),
+    ("_Primus_S_96_BS1", PRIMUS),
+    ("_Primus_B_96_BS1", PRIMUS),
+    ("_Primus_M_96_BS1", PRIMUS),
+    ("_Primus_L_48_BS1", PRIMUS),
+];
+
+const HEAVY: &str = "its augmentation is not supported yet";
+const ADAM: &str = "its optimiser is not supported yet";
+const BENCHMARK: &str = "it measures Python nnU-Net's speed and writes no checkpoint";
+const PRIMUS: &str = "transformers are not supported";
+
+impl TrainerVariant {
+    /// The trainer of that name. A trainer of nnU-Net's that does not train here is an error with the reason,
+    /// an unknown name one with the nearest name.
+    pub fn by_name(name: &str) -> Result<&'static TrainerVariant> {
+        if let Some(variant) = TRAINS.iter().find(|variant| variant.name == name) {
+            return Ok(variant);
+        }
+        let reason = match REFUSED.iter().find(|(refused, _)| *refused == name) {
+            Some((_, reason)) => format!("{name} cannot train: {reason}"),
+            None => format!("no trainer {name:?}; the nearest name is {}", nearest_name(name)),
+        };
+        Err(Error::invalid("trainer_name", reason))
+    }
+
+    /// Whether nnU-Net has a trainer of that name, trainable here or not.
+    pub fn is_known(name: &str) -> bool {
+        Self::all_names().any(|known| known == name)
+    }
+
+    /// Every name, those that train first.
+    pub fn all_names() -> impl Iterator<Item = &'static str> {
+        TRAINS
+            .iter()
+            .map(|v| v.name)
+            .chain(REFUSED.iter().map(|(name, _)| *name))
+    }
+
+    /// The augmentation for a patch of (z, y, x) or (y, x); masks, regions and scales are left at their defaults.
+    pub fn augmentation(&self, patch_size: &[usize]) -> Result<AugmentationSettings> {
+        let mut settings = AugmentationSettings::new(patch_size)?;
+        if !self.dummy_2d {
+            settings = settings.without_dummy_2d();
+        }
+        settings.random = self.augmentation;
+        settings.seg_interpolation = self.seg_interpolation;
+        settings.mirror_axes = self.mirroring.axes(patch_size.len()).unwrap_or_default();
+        Ok(settings)
+    }
+
+    /// Which samples of a batch must show foreground.
+    pub fn oversampling(&self, batch_size: usize) -> Oversampling {
+        match self.foreground {
+            Foreground::LastThird => Oversampling::LastOfBatch(0.33),
+            Foreground::ByChance => {
+                Oversampling::Probabilistic(Oversampling::effective_rate(0.33, batch_size))
+            }
+            Foreground::Probability(rate) => Oversampling::Probabilistic(rate),
+        }
+    }
+}
+
+fn nearest_name(name: &str) -> &'static str {
+    TrainerVariant::all_names()
+        .min_by_key(|known| edits(name, known))
+        .unwrap_or(DEFAULT.name)
+}
+
+/// Levenshtein's distance, without regard to case.
+fn edits(a: &str, b: &str) -> usize {
+    let (a, b) = (a.to_ascii_lowercase(), b.to_ascii_lowercase());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nnunet_2_8_1_has_77_trainers() {
+        let mut names: Vec<_> = TrainerVariant::all_names().collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 77);
+    }
+
+    #[test]
+    fn names_train_or_say_why_not() {
+        assert_eq!(
+            TrainerVariant::by_name("nnUNetTrainer_5epochs").unwrap().epochs,
+            5
+        );
+        let refused = TrainerVariant::by_name("nnUNetTrainerBN")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("nnUNetTrainerBN") && refused.contains("batch norm"),
+            "{refused}"
+        );
+        let unknown = TrainerVariant::by_name("nnUnetTrainer_5epoch")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            unknown.contains("nearest name is nnUNetTrainer_5epochs"),
+            "{unknown}"
+        );
+    }
+
+    #[test]
+    fn mirrored_axes() {
+        assert_eq!(Mirroring::AllButLast.axes(2), Some(vec![0]));
+        assert_eq!(Mirroring::All.axes(3), Some(vec![0, 1, 2]));
+        assert_eq!(Mirroring::None.axes(3), None);
+    }
+}

@@ -27,6 +27,9 @@ pub struct Accepted {
     pub version: String,
     /// The job and round this one continues, for starting_fed_round > 0.
     pub continues: Option<Continuation>,
+    /// The results folder that an inference job with `checkpoint_path` `job:<id>` predicts with:
+    /// that job's [`Finished::results`].
+    pub model: Option<ArtifactRef>,
     /// What the submitter should know, such as a trainer's length that the job overrides.
     pub warnings: Vec<String>,
     /// RFC 3339 in UTC.

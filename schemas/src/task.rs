@@ -222,7 +222,7 @@ pub struct Update {
     /// Its weights, as safetensors bytes of unique tensors.
     pub artifact: ArtifactRef,
     /// Its weight in the average: training cases, iterations, or 1.
-    pub weight: f64,
+    pub weight: u64,
 }
 
 /// The answer to a task, created once on `rounds.result.<the task's tail>`.
@@ -414,11 +414,11 @@ pub struct EpochReport {
 #[serde(deny_unknown_fields)]
 pub struct Validation {
     /// True positives.
-    pub true_positives: Vec<f64>,
+    pub true_positives: Vec<u64>,
     /// False positives.
-    pub false_positives: Vec<f64>,
+    pub false_positives: Vec<u64>,
     /// False negatives.
-    pub false_negatives: Vec<f64>,
+    pub false_negatives: Vec<u64>,
     /// Mean loss.
     pub loss: f64,
     /// True for fold "all", where the validation cases are the training cases.

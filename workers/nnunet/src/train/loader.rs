@@ -239,3 +239,149 @@ impl<'a> Window<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    fn sampler() -> PatchSampler {
+        PatchSampler {
+            initial_patch_size: [73, 80, 64],
+            final_patch_size: [40, 56, 40],
+            annotated: None,
+        }
+    }
+
+    #[test]
+    fn bounds_are_nnunets() {
+        // Python's lbs and ubs of nnUNetDataLoader.get_bbox.
+        assert_eq!(
+            sampler().bounds([100, 100, 100]),
+            [(-17, 44), (-12, 32), (-12, 48)]
+        );
+        assert_eq!(
+            sampler().bounds([36, 50, 35]),
+            [(-19, -18), (-15, -15), (-15, -14)]
+        );
+        let flat = PatchSampler {
+            initial_patch_size: [1, 65, 65],
+            final_patch_size: [1, 56, 40],
+            annotated: None,
+        };
+        assert_eq!(flat.bounds([36, 50, 35]), [(0, 35), (-8, -7), (-15, -15)]);
+    }
+
+    #[test]
+    fn the_last_third_is_forced() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut count = |size: usize| {
+            (0..size)
+                .filter(|&j| Oversampling::LastOfBatch(0.33).forced(j, size, &mut random))
+                .count()
+        };
+        // Python: sum(not j < round(n * (1 - .33)) for j in range(n))
+        assert_eq!(
+            [1, 2, 3, 4, 5, 9, 12, 50, 366].map(&mut count),
+            [0, 1, 1, 1, 2, 3, 4, 16, 121]
+        );
+        assert_eq!(Oversampling::effective_rate(0.33, 2), 0.5);
+    }
+
+    #[test]
+    fn forced_patches_show_their_voxel_and_may_reach_past_the_upper_bound() {
+        let locations = [
+            ClassVoxels {
+                labels: vec![1],
+                voxels: vec![],
+            },
+            ClassVoxels {
+                labels: vec![2],
+                voxels: vec![[99, 98, 0]],
+            },
+        ];
+        let mut random = ChaCha8Rng::seed_from_u64(2);
+        let start = sampler().draw([100, 100, 100], true, &locations, &mut random);
+        assert_eq!(start, [99 - 36, 98 - 40, -12]);
+        assert!(start[0] > sampler().bounds([100, 100, 100])[0].1);
+    }
+
+    #[test]
+    fn classes_are_uniform_whatever_their_size() {
+        let locations = [
+            ClassVoxels {
+                labels: vec![-1, 0, 1, 2],
+                voxels: vec![[1, 1, 1]; 900],
+            },
+            ClassVoxels {
+                labels: vec![1],
+                voxels: vec![[50, 50, 50]; 500],
+            },
+            ClassVoxels {
+                labels: vec![2],
+                voxels: vec![[60, 60, 60]],
+            },
+        ];
+        let sampler = PatchSampler {
+            annotated: Some(vec![-1, 0, 1, 2]),
+            ..sampler()
+        };
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let mut draw = |forced| sampler.draw([100, 100, 100], forced, &locations, &mut random)[0];
+        let second = (0..2000).filter(|_| draw(true) == 60 - 36).count();
+        assert!((900..1100).contains(&second), "{second}");
+        // With an ignore label, samples that are not forced lie around annotated voxels.
+        assert!((0..50).all(|_| draw(false) == -17));
+        // The key of annotated voxels counts where it is alone.
+        assert_eq!(sampler.draw([100; 3], true, &locations[..1], &mut random)[0], -17);
+    }
+
+    struct Memory(ndarray::Array4<f32>, ndarray::Array4<i16>);
+
+    impl Case for Memory {
+        fn data(&self) -> ArrayView4<'_, f32> {
+            self.0.view()
+        }
+        fn seg(&self) -> ArrayView4<'_, i16> {
+            self.1.view()
+        }
+        fn class_locations(&self) -> &[ClassVoxels] {
+            &[]
+        }
+    }
+
+    #[test]
+    fn windows_are_padded_with_0_and_minus_1() {
+        let case = Memory(
+            ndarray::Array4::from_shape_fn((2, 3, 4, 5), |(c, z, y, x)| {
+                (c * 1000 + z * 100 + y * 10 + x + 1) as f32
+            }),
+            ndarray::Array4::from_elem((1, 3, 4, 5), 2),
+        );
+        let window = Window::new("a", &case, [-1, 2, 3], [3, 3, 3]).unwrap();
+        let (mut data, mut seg) = (vec![9.0; 54], vec![9; 27]);
+        window.read_data(&mut data);
+        window.read_seg(&mut seg);
+        for (i, (&value, &label)) in data[27..].iter().zip(&seg).enumerate() {
+            let (z, y, x) = (i as i64 / 9 - 1, i as i64 / 3 % 3 + 2, i as i64 % 3 + 3);
+            let inside = z >= 0 && y < 4 && x < 5;
+            let expected = if inside {
+                (1001 + z * 100 + y * 10 + x) as f32
+            } else {
+                0.0
+            };
+            assert_eq!((value, label), (expected, if inside { 2 } else { -1 }));
+        }
+        let wrong = Memory(
+            ndarray::Array4::zeros((1, 3, 4, 5)),
+            ndarray::Array4::zeros((1, 3, 4, 4)),
+        );
+        assert!(
+            Window::new("b", &wrong, [0; 3], [1; 3])
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("case b")
+        );
+    }
+}

@@ -1,5 +1,6 @@
 //! What the pipeline does, as plain values; the variants of nnU-Net's trainers are settings, not code.
 
+use super::target;
 use crate::{Error, Result};
 
 /// How the segmentation is resampled by rotation and scaling.
@@ -142,5 +143,90 @@ impl AugmentationSettings {
             size[0] = self.patch_size[0];
         }
         size
+    }
+
+    /// Whether the values fit each other.
+    pub fn check(&self) -> Result<()> {
+        let axes = if self.is_2d { 2 } else { 3 };
+        if let Some(axis) = self.mirror_axes.iter().find(|axis| **axis >= axes) {
+            return Err(Error::invalid(
+                "mirror_axes",
+                format!("axis {axis} of a patch with {axes} axes"),
+            ));
+        }
+        if self.patch_size.contains(&0) || (self.is_2d && self.patch_size[0] != 1) {
+            return Err(Error::invalid("patch_size", format!("{:?}", self.patch_size)));
+        }
+        for scale in self.deep_supervision_scales.iter().flatten() {
+            if scale.len() != axes {
+                return Err(Error::invalid(
+                    "deep_supervision_scales",
+                    format!("{scale:?} for a patch with {axes} axes"),
+                ));
+            }
+        }
+        if target::sizes(self).iter().flatten().any(|size| *size == 0) {
+            return Err(Error::invalid(
+                "deep_supervision_scales",
+                "a target would be empty",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn initial_patch_sizes_are_nnunets() {
+        // Python: get_patch_size(patch, *3 * (+-rotation), (0.85, 1.25)), initial[0] = patch[0] in dummy 2D.
+        for (patch, initial) in [
+            (&[40, 56, 40][..], [73, 80, 64]),
+            (&[96, 160, 160], [191, 257, 219]),
+            (&[128, 128, 128], [205, 205, 205]),
+            (&[64, 192, 160], [178, 289, 200]),
+            (&[20, 320, 256], [20, 376, 376]),
+            (&[56, 40], [1, 65, 65]),
+            (&[512, 512], [1, 602, 602]),
+            (&[256, 320], [1, 376, 376]),
+            (&[320, 192], [1, 422, 225]),
+        ] {
+            let settings = AugmentationSettings::new(patch).unwrap();
+            assert_eq!(settings.initial_patch_size(), initial, "{patch:?}");
+        }
+    }
+
+    #[test]
+    fn variants_are_values() {
+        let thin = AugmentationSettings::new(&[20, 320, 256]).unwrap();
+        assert!(thin.dummy_2d && thin.rotation > 3.0);
+        let turned = thin.clone().without_dummy_2d();
+        assert!(!turned.dummy_2d && (turned.rotation.to_degrees() - 30.0).abs() < 1e-9);
+        assert!(turned.initial_patch_size()[0] > 20);
+        let still = AugmentationSettings {
+            random: false,
+            ..thin
+        };
+        assert_eq!(still.initial_patch_size(), [20, 320, 256]);
+    }
+
+    #[test]
+    fn values_that_do_not_fit_are_refused() {
+        assert!(AugmentationSettings::new(&[8]).is_err());
+        let mut settings = AugmentationSettings::new(&[32, 32]).unwrap();
+        settings.mirror_axes = vec![2];
+        assert!(settings.check().unwrap_err().to_string().contains("mirror_axes"));
+        let settings = AugmentationSettings::new(&[8, 8])
+            .unwrap()
+            .with_deep_supervision(&[vec![1, 1, 1], vec![2, 2, 2]]);
+        assert!(
+            settings
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("deep_supervision_scales")
+        );
     }
 }

@@ -1,0 +1,145 @@
+//! The command line: one command, one file.
+
+mod cancel;
+mod demo;
+mod demo_data;
+mod download;
+mod list;
+pub mod nnunet;
+mod orchestrator;
+mod overlay;
+mod show;
+mod site;
+mod sites;
+mod submit;
+mod up;
+mod watch;
+mod worker;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::settings::Connection;
+
+/// Federated nnU-Net: one segmentation model from many hospitals, and no scan leaves its building.
+#[derive(Parser)]
+#[command(name = "rounds", version, arg_required_else_help = true)]
+pub struct Arguments {
+    /// Log lines as JSON.
+    #[arg(long, global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start everything on one machine: a nats-server, an orchestrator and sites
+    Up(up::Up),
+    /// Start an orchestrator
+    Orchestrator(orchestrator::Orchestrator),
+    /// Start a site with workers for all its phases
+    Site(site::Site),
+    /// Start workers for some phases of a site
+    Worker(worker::Worker),
+    /// Submit a job message
+    Submit(submit::Submit),
+    /// List the jobs
+    List(list::List),
+    /// Show what happened to a job
+    Show(show::Show),
+    /// Follow a job until it ends
+    Watch(watch::Watch),
+    /// Cancel a job
+    Cancel(cancel::Cancel),
+    /// Download what a job made
+    Download(download::Download),
+    /// List the sites and their data sets
+    Sites(sites::Sites),
+    /// Cut a federation of three sites out of the MNI brain, train on it, segment with the result
+    Demo(demo::Demo),
+    /// Draw a segmentation over its scan as a PNG
+    Overlay(overlay::Overlay),
+    /// nnU-Net itself at one site, with nnU-Net's positionals, flags and environment variables
+    #[command(subcommand)]
+    Nnunet(nnunet::Command),
+}
+
+/// How a command finds the federation.
+#[derive(Args, Clone)]
+pub struct Server {
+    /// The folder of `rounds up`, which holds the way to its server
+    #[arg(long, env = "ROUNDS_HOME", default_value = ".rounds")]
+    home: PathBuf,
+    /// A NATS server, in place of the one of `rounds up`
+    #[arg(long, env = "ROUNDS_NATS")]
+    nats: Option<String>,
+    /// A credentials file for that server
+    #[arg(long, env = "ROUNDS_CREDENTIALS")]
+    credentials: Option<PathBuf>,
+}
+
+impl Server {
+    /// The connection's settings.
+    pub fn connection(&self) -> anyhow::Result<Connection> {
+        match &self.nats {
+            Some(url) => Ok(Connection {
+                url: url.clone(),
+                token: std::env::var("ROUNDS_TOKEN").ok(),
+                credentials: self.credentials.clone(),
+                ca: None,
+            }),
+            None => up::connection_of(&self.home),
+        }
+    }
+
+    /// Connects.
+    pub async fn client(&self) -> anyhow::Result<pipeline::Client> {
+        connect(&self.connection()?, "cli").await
+    }
+}
+
+/// Connects as `name`.
+pub async fn connect(connection: &Connection, name: &str) -> anyhow::Result<pipeline::Client> {
+    let _ = name;
+    Ok(pipeline::Client::connect(&connection.options()).await?)
+}
+
+/// Sends logs to standard error; `RUST_LOG` filters them.
+pub fn init_logs(arguments: &Arguments) {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    if arguments.log_json {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+}
+
+/// Runs one command.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    match arguments.command {
+        Command::Up(up) => up.run(),
+        Command::Orchestrator(orchestrator) => orchestrator.run(),
+        Command::Site(site) => site.run(),
+        Command::Worker(worker) => worker.run(),
+        Command::Submit(submit) => on_runtime(submit.run()),
+        Command::List(list) => on_runtime(list.run()),
+        Command::Show(show) => on_runtime(show.run()),
+        Command::Watch(watch) => on_runtime(watch.run()),
+        Command::Cancel(cancel) => on_runtime(cancel.run()),
+        Command::Download(download) => on_runtime(download.run()),
+        Command::Sites(sites) => on_runtime(sites.run()),
+        Command::Demo(demo) => demo.run(),
+        Command::Overlay(overlay) => overlay.run(),
+        Command::Nnunet(command) => command.run(),
+    }
+}
+
+/// Runs a future on a runtime of its own.
+pub fn on_runtime<F: Future<Output = anyhow::Result<()>>>(work: F) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}

@@ -1,0 +1,76 @@
+//! aggregate: the orchestrator merges each pass of the fingerprint.
+
+use nnunet::{
+    dataset::{Descriptors, pooled_dataset_json},
+    fingerprint::{Scan, Selection, Wanted, finish},
+};
+use pipeline::TaskContext;
+use schemas::{
+    names::GLOBAL,
+    nnunet::DatasetJson,
+    task::{Failure, SiteInventory, Task, TaskInput, TaskOutput},
+};
+
+use super::{failure, fetch_json, store_json, unknown_input};
+
+/// Runs one task.
+pub fn run(task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
+    match &task.input {
+        TaskInput::AggregateInventory { sites } => pool_descriptors(context, sites),
+        TaskInput::AggregateScan { parts } => {
+            let mut merged: Option<Scan> = None;
+            for (index, part) in parts.iter().enumerate() {
+                let scan: Scan = fetch_json(context, part, "a site's scan")?;
+                match &mut merged {
+                    None => merged = Some(scan),
+                    Some(merged) => merged.merge(&scan).map_err(failure::of_error)?,
+                }
+                context.progress("parts", index as u64 + 1, parts.len() as u64);
+            }
+            let merged = merged.ok_or_else(|| failure::bug("no parts to merge"))?;
+            let wanted = Wanted::of(&merged).map_err(failure::of_error)?;
+            Ok(TaskOutput::PooledScan {
+                scan: store_json(context, GLOBAL, &merged)?,
+                request: store_json(context, GLOBAL, &wanted)?,
+            })
+        }
+        TaskInput::AggregateSelect { scan, parts } => {
+            let scan: Scan = fetch_json(context, scan, "the merged scan")?;
+            let wanted = Wanted::of(&scan).map_err(failure::of_error)?;
+            let mut merged = Selection::empty(&wanted);
+            for (index, part) in parts.iter().enumerate() {
+                let selection: Selection = fetch_json(context, part, "a site's selection")?;
+                merged.merge(&selection).map_err(failure::of_error)?;
+                context.progress("parts", index as u64 + 1, parts.len() as u64);
+            }
+            let fingerprint = finish(&scan, &merged).map_err(failure::of_error)?;
+            Ok(TaskOutput::PooledFingerprint { fingerprint: store_json(context, GLOBAL, &fingerprint)? })
+        }
+        _ => Err(unknown_input(task)),
+    }
+}
+
+/// Descriptors must be equal; the pooled dataset.json carries the summed numTraining.
+fn pool_descriptors(context: &TaskContext, sites: &[SiteInventory]) -> Result<TaskOutput, Failure> {
+    let mut documents = Vec::with_capacity(sites.len());
+    for site in sites {
+        let document: DatasetJson = schemas::parse_value("dataset_json", site.dataset_json.clone())
+            .map_err(|error| failure::lasting("bad-dataset-json", format!("site {}: {error}", site.site)))?;
+        documents.push(document);
+    }
+    let described: Vec<(Descriptors, usize)> = sites
+        .iter()
+        .zip(&documents)
+        .map(|(site, dataset_json)| (Descriptors { site: &site.site, dataset_json }, site.cases as usize))
+        .collect();
+    let pooled = pooled_dataset_json(&described).map_err(|error| match error {
+        nnunet::Error::Invalid { what, reason } => {
+            failure::lasting("descriptors-differ", format!("{what}: {reason}"))
+        }
+        other => failure::of_error(other),
+    })?;
+    Ok(TaskOutput::PooledDescriptors {
+        dataset_json: store_json(context, GLOBAL, &pooled)?,
+        cases_total: sites.iter().map(|site| u64::from(site.cases)).sum(),
+    })
+}

@@ -1,0 +1,155 @@
+//! Settings of a site and of the connection, read from TOML. Unknown fields are refused.
+
+use std::{
+    path::{Path, PathBuf},
+    thread::available_parallelism,
+};
+
+use anyhow::{Context, bail, ensure};
+use schemas::{job::Device, names};
+use serde::{Deserialize, Serialize};
+
+/// How to reach NATS.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Connection {
+    /// `nats://host:port` or `tls://host:port`.
+    pub url: String,
+    /// A token, as `rounds up` makes one for its own server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// A credentials file (`.creds`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<PathBuf>,
+    /// The certificate authority that signed the server's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+}
+
+/// A site: its name, its folder, its data sets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteSettings {
+    /// The site's name, a NATS token.
+    pub site: String,
+    /// How to reach NATS.
+    pub nats: Connection,
+    /// The folder that all workers of the site share.
+    pub root: PathBuf,
+    /// The data sets that jobs may name.
+    pub datasets: Vec<DatasetSettings>,
+    /// What tensors may live on here.
+    #[serde(default = "cpu")]
+    pub devices: Vec<Device>,
+    /// Folders inside which `checkpoint_path` of an inference job may lie.
+    #[serde(default)]
+    pub models: Vec<PathBuf>,
+    /// Threads for work on one task; the default is the number of cores.
+    #[serde(default = "cores")]
+    pub threads: usize,
+    /// `address:port` of /metrics; none: not served.
+    #[serde(default)]
+    pub metrics: Option<String>,
+}
+
+/// One data set of a site.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetSettings {
+    /// The name that jobs use.
+    pub id: String,
+    /// The nnU-Net raw data set: a folder DatasetXYZ_name with dataset.json, imagesTr and labelsTr.
+    pub path: PathBuf,
+    /// The id that jobs mean by `dataset_id`, where it is not the folder's XYZ.
+    #[serde(default)]
+    pub dataset_id: Option<u32>,
+}
+
+/// The orchestrator.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrchestratorSettings {
+    /// How to reach NATS.
+    pub nats: Connection,
+    /// A folder for temporaries.
+    pub root: PathBuf,
+    /// `address:port` of /metrics; none: not served.
+    #[serde(default)]
+    pub metrics: Option<String>,
+}
+
+fn cpu() -> Vec<Device> {
+    vec![Device::Cpu]
+}
+
+/// The number of cores this process may use.
+pub fn cores() -> usize {
+    available_parallelism().map_or(1, |n| n.get())
+}
+
+fn read<T: serde::de::DeserializeOwned>(file: &Path) -> anyhow::Result<T> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
+    toml::from_str(&text).with_context(|| format!("{}", file.display()))
+}
+
+impl SiteSettings {
+    /// Reads and checks a site's settings file.
+    pub fn read(file: &Path) -> anyhow::Result<Self> {
+        let settings: Self = read(file)?;
+        settings.check().with_context(|| format!("{}", file.display()))?;
+        Ok(settings)
+    }
+
+    /// Checks names, folders and devices.
+    pub fn check(&self) -> anyhow::Result<()> {
+        names::check_site("site", &self.site)?;
+        ensure!(!self.datasets.is_empty(), "datasets: expected at least one");
+        ensure!(!self.devices.is_empty(), "devices: expected at least one of cpu, cuda, mps");
+        ensure!(self.threads > 0, "threads: expected at least 1");
+        for (index, dataset) in self.datasets.iter().enumerate() {
+            names::check_token(&format!("datasets[{index}].id"), &dataset.id)?;
+            ensure!(
+                !self.datasets[..index].iter().any(|other| other.id == dataset.id),
+                "datasets[{index}].id: {:?} is named twice",
+                dataset.id
+            );
+            dataset.dataset_id()?;
+        }
+        for device in &self.devices {
+            crate::device::check_present(*device)?;
+        }
+        Ok(())
+    }
+
+    /// The settings of a data set.
+    pub fn dataset(&self, id: &str) -> Option<&DatasetSettings> {
+        self.datasets.iter().find(|dataset| dataset.id == id)
+    }
+}
+
+impl DatasetSettings {
+    /// The XYZ that jobs mean: the setting's, or the folder name's.
+    pub fn dataset_id(&self) -> anyhow::Result<u32> {
+        if let Some(id) = self.dataset_id {
+            return Ok(id);
+        }
+        let name = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        folder_id(name).with_context(|| format!("{}: expected a folder named DatasetXYZ_name", self.path.display()))
+    }
+}
+
+/// The XYZ of a folder name `DatasetXYZ_name`.
+pub fn folder_id(name: &str) -> anyhow::Result<u32> {
+    let Some((digits, rest)) = name.strip_prefix("Dataset").and_then(|tail| tail.split_once('_')) else {
+        bail!("{name:?} is not DatasetXYZ_name");
+    };
+    ensure!(digits.len() >= 3 && !rest.is_empty(), "{name:?} is not DatasetXYZ_name");
+    digits.parse().with_context(|| format!("{name:?} is not DatasetXYZ_name"))
+}
+
+impl OrchestratorSettings {
+    /// Reads an orchestrator's settings file.
+    pub fn read(file: &Path) -> anyhow::Result<Self> {
+        read(file)
+    }
+}

@@ -9,12 +9,51 @@ use crate::{
     task::{ArtifactRef, Failure, TaskInput},
 };
 
+/// One message on `rounds.job.<job>.>`: what a job's record consists of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// On `rounds.job.<job>.verdict.<submit>`: a submitted message is a job.
+    Accepted(Box<Accepted>),
+    /// On `rounds.job.<job>.verdict.<submit>`: a submitted message is none.
+    Rejected(Rejected),
+    /// On `rounds.job.<job>.release.<phase>.<round>.<pass>`.
+    Released(Release),
+    /// On `rounds.job.<job>.end`.
+    Failed(Failed),
+    /// On `rounds.job.<job>.end`.
+    Cancelled(Cancelled),
+    /// On `rounds.job.<job>.end`.
+    Finished(Box<Finished>),
+}
+
+impl Event {
+    /// The job it belongs to.
+    pub fn job(&self) -> &str {
+        match self {
+            Event::Accepted(event) => &event.job,
+            Event::Rejected(event) => &event.job,
+            Event::Released(event) => &event.job,
+            Event::Failed(event) => &event.job,
+            Event::Cancelled(event) => &event.job,
+            Event::Finished(event) => &event.job,
+        }
+    }
+
+    /// True for the three events after which nothing of a job goes on.
+    pub fn is_end(&self) -> bool {
+        matches!(self, Event::Failed(_) | Event::Cancelled(_) | Event::Finished(_))
+    }
+}
+
 /// A job is taken on, with everything frozen that its outcome may depend on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Accepted {
     /// The job's id.
     pub job: String,
+    /// The stream sequence of the submit.
+    pub submit: u64,
     /// The message as submitted, defaults filled in.
     pub message: JobMessage,
     /// Who takes part, sorted by site.
@@ -66,6 +105,18 @@ pub struct Continuation {
     pub epochs: u32,
     /// The earlier rounds' record.
     pub history: History,
+    /// The best of the earlier averages, where one was scored and is still stored.
+    pub best: Option<Best>,
+}
+
+/// The best average so far, by nnU-Net's moving average of the pooled pseudo Dice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// Its moving average.
+    pub ema_dice: f64,
+    /// Its weights.
+    pub weights: ArtifactRef,
 }
 
 /// A submitted message that is no job.
@@ -74,6 +125,8 @@ pub struct Continuation {
 pub struct Rejected {
     /// The id it would have had.
     pub job: String,
+    /// The stream sequence of the submit.
+    pub submit: u64,
     /// The field, as a dotted path.
     pub path: String,
     /// What was found and what was expected.
@@ -188,7 +241,8 @@ pub struct Score {
     pub dice: Vec<Option<f64>>,
     /// Mean over the classes that appeared.
     pub mean_dice: Option<f64>,
-    /// nnU-Net's moving average: 0.9 of the last, 0.1 of this.
+    /// nnU-Net's moving average: 0.9 of the last, 0.1 of this. None for the initial weights, which nnU-Net
+    /// never scores.
     pub ema_dice: Option<f64>,
     /// Validation loss, averaged over sites by training cases.
     pub loss: f64,

@@ -292,6 +292,32 @@ pub struct Failure {
     pub retryable: bool,
 }
 
+impl Failure {
+    /// A failure that trying again does not help.
+    pub fn fatal(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            message: message.into(),
+            case: None,
+            retryable: false,
+        }
+    }
+
+    /// A failure that trying again may help.
+    pub fn retryable(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            retryable: true,
+            ..Self::fatal(code, message)
+        }
+    }
+
+    /// The same at a case of the site's frozen list.
+    pub fn at_case(mut self, ordinal: u32) -> Self {
+        self.case = Some(ordinal);
+        self
+    }
+}
+
 /// What a task made. One variant a pass, in the order of [`TaskInput`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]

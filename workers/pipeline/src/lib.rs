@@ -1,1 +1,27 @@
-//! .
+//! Jobs, tasks, results and artifacts on NATS JetStream. Knows no tensor.
+//!
+//! - [`connection`], [`server`]: reaching a NATS server, or running a private one.
+//! - [`subjects`], [`streams`]: every subject, stream and durable consumer.
+//! - [`publish`]: create-only messages, which are the only locks.
+//! - [`artifacts`]: bytes by digest, in chunks.
+//! - [`conductor`]: results in, next releases and tasks out.
+//! - [`worker`]: one phase of one site: task in, result out.
+//! - [`client`]: what a user does with jobs.
+//! - [`metrics`]: Prometheus.
+
+pub mod artifacts;
+pub mod client;
+pub mod clock;
+pub mod conductor;
+pub mod connection;
+mod error;
+pub mod gate;
+pub mod metrics;
+pub mod publish;
+pub mod server;
+pub mod streams;
+pub mod subjects;
+pub mod tail;
+pub mod worker;
+
+pub use error::Error;

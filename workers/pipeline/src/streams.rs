@@ -1,0 +1,152 @@
+//! The five streams, and one durable pull consumer for each site and phase.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
+    stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+};
+use schemas::names::{ORCHESTRATOR, Phase};
+
+use crate::{Error, connection::Connection, subjects};
+
+/// Submits and job events.
+pub const JOBS: &str = "ROUNDS_JOBS";
+/// Messages of work.
+pub const TASKS: &str = "ROUNDS_TASKS";
+/// Their answers.
+pub const RESULTS: &str = "ROUNDS_RESULTS";
+/// Chunks of artifacts.
+pub const ARTIFACTS: &str = "ROUNDS_ARTIFACTS";
+/// Announcements of sites.
+pub const SITES: &str = "ROUNDS_SITES";
+
+/// What an installation may choose about its streams.
+#[derive(Clone, Debug)]
+pub struct StreamSettings {
+    /// Copies of every message: 1, or 3 on a cluster.
+    pub replicas: usize,
+    /// Bound on the bytes of all artifacts together.
+    pub artifact_bytes: u64,
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            artifact_bytes: 64 << 30,
+        }
+    }
+}
+
+/// How long a task may be silent, and how often its worker speaks.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// A task is delivered again this long after its worker's last heartbeat.
+    pub ack_wait: Duration,
+    /// Between two heartbeats.
+    pub heartbeat: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            ack_wait: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The streams' configurations.
+pub fn configs(settings: &StreamSettings) -> Vec<Config> {
+    let base = |name: &str, subjects: &[&str]| Config {
+        name: name.to_owned(),
+        subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
+        retention: RetentionPolicy::Limits,
+        storage: StorageType::File,
+        num_replicas: settings.replicas,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_bytes: -1,
+        discard: DiscardPolicy::Old,
+        ..Config::default()
+    };
+    // A second message on a subject is refused by the server itself, whatever its publisher expects.
+    let once = |name: &str, subjects: &[&str]| Config {
+        max_messages_per_subject: 1,
+        discard: DiscardPolicy::New,
+        discard_new_per_subject: true,
+        ..base(name, subjects)
+    };
+    vec![
+        Config {
+            allow_message_schedules: true,
+            ..base(JOBS, &[subjects::SUBMIT, subjects::ALL_JOBS])
+        },
+        once(TASKS, &["rounds.task.>"]),
+        Config {
+            allow_direct: true,
+            ..once(RESULTS, &["rounds.result.>"])
+        },
+        Config {
+            // The same bytes may be sent again, so a subject's message is replaced, not refused.
+            max_messages_per_subject: 1,
+            discard: DiscardPolicy::New,
+            max_bytes: i64::try_from(settings.artifact_bytes).unwrap_or(i64::MAX),
+            allow_direct: true,
+            ..base(ARTIFACTS, &["rounds.artifact.>"])
+        },
+        Config {
+            max_messages_per_subject: 1,
+            ..base(SITES, &["rounds.site.*.announce"])
+        },
+    ]
+}
+
+/// Creates the streams, or brings them to these settings. Doing it twice changes nothing.
+pub async fn set_up(connection: &Connection, settings: &StreamSettings) -> Result<(), Error> {
+    for config in configs(settings) {
+        let name = config.name.clone();
+        connection
+            .jetstream()
+            .create_or_update_stream(config)
+            .await
+            .map_err(|error| Error::request(format!("create stream {name}"), error))?;
+    }
+    Ok(())
+}
+
+/// Creates all durable consumers of a site (or of `orchestrator`), so that their lag can be seen before a
+/// worker runs. Doing it twice changes nothing.
+pub async fn set_up_site(connection: &Connection, site: &str, pace: Pace) -> Result<(), Error> {
+    for phase in Phase::ALL {
+        if phase.at_orchestrator() == (site == ORCHESTRATOR) {
+            consumer(connection, site, phase, pace).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The durable consumer of a site's phase, created where it is not there.
+pub async fn consumer(
+    connection: &Connection,
+    site: &str,
+    phase: Phase,
+    pace: Pace,
+) -> Result<PullConsumer, Error> {
+    let name = subjects::durable(site, phase);
+    let config = pull::Config {
+        durable_name: Some(name.clone()),
+        filter_subject: subjects::tasks(site, phase),
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: pace.ack_wait,
+        max_deliver: -1,
+        ..pull::Config::default()
+    };
+    connection
+        .jetstream()
+        .create_consumer_on_stream(config, TASKS)
+        .await
+        .map_err(|error| Error::request(format!("create consumer {name}"), error))
+}

@@ -1,0 +1,197 @@
+//! Every subject. Each builder shows its pattern; every token was checked by [`schemas::names`].
+
+use schemas::{
+    names::{self, Phase},
+    task::{ArtifactRef, TaskKey},
+};
+
+/// Where jobs are submitted: `rounds.submit`.
+pub const SUBMIT: &str = "rounds.submit";
+
+/// Everything of every job: `rounds.job.>`.
+pub const ALL_JOBS: &str = "rounds.job.>";
+
+/// Whether a submitted message is a job: `rounds.job.<job>.verdict.<stream sequence of the submit>`.
+pub fn verdict(job: &str, submit: u64) -> String {
+    format!("rounds.job.{job}.verdict.{submit}")
+}
+
+/// The verdict on a submit, whatever its job's id: `rounds.job.*.verdict.<stream sequence of the submit>`.
+pub fn verdict_of(submit: u64) -> String {
+    format!("rounds.job.*.verdict.{submit}")
+}
+
+/// One pass of one phase is let go: `rounds.job.<job>.release.<phase>.<round>.<pass>`.
+pub fn release(job: &str, phase: Phase, round: u32, pass: u32) -> String {
+    format!("rounds.job.{job}.release.{phase}.{round}.{pass}")
+}
+
+/// The job has failed, was cancelled or is finished, once: `rounds.job.<job>.end`.
+pub fn end(job: &str) -> String {
+    format!("rounds.job.{job}.end")
+}
+
+/// All events of a job: `rounds.job.<job>.>`.
+pub fn job(job: &str) -> String {
+    format!("rounds.job.{job}.>")
+}
+
+/// The job's id in one of its events' subjects.
+pub fn job_of(subject: &str) -> Option<&str> {
+    subject.strip_prefix("rounds.job.")?.split('.').next()
+}
+
+/// The stream sequence of the submit that a verdict's subject names.
+pub fn submit_of(subject: &str) -> Option<u64> {
+    let mut tokens = subject.strip_prefix("rounds.job.")?.split('.').skip(1);
+    (tokens.next()? == "verdict").then(|| tokens.next()?.parse().ok())?
+}
+
+/// One message of work: `rounds.task.<site>.<phase>.<job>.<round>.<pass>.<shard>.<attempt>`.
+pub fn task(key: &TaskKey) -> String {
+    format!("rounds.task.{}", tail(key))
+}
+
+/// All work of a phase at a site: `rounds.task.<site>.<phase>.>`.
+pub fn tasks(site: &str, phase: Phase) -> String {
+    format!("rounds.task.{site}.{phase}.>")
+}
+
+/// A task's answer: `rounds.result.<site>.<phase>.<job>.<round>.<pass>.<shard>.<attempt>`.
+pub fn result(key: &TaskKey) -> String {
+    format!("rounds.result.{}", tail(key))
+}
+
+/// All answers of a job: `rounds.result.*.*.<job>.>`.
+pub fn results(job: &str) -> String {
+    format!("rounds.result.*.*.{job}.>")
+}
+
+/// The piece of work that a task's or a result's subject names.
+pub fn key_of(subject: &str) -> Option<TaskKey> {
+    let tail = subject
+        .strip_prefix("rounds.task.")
+        .or_else(|| subject.strip_prefix("rounds.result."))?;
+    let tokens: Vec<&str> = tail.split('.').collect();
+    let [site, phase, job, round, pass, shard, attempt] = tokens[..] else {
+        return None;
+    };
+    Some(TaskKey {
+        site: site.to_owned(),
+        phase: phase.parse().ok()?,
+        job: job.to_owned(),
+        round: round.parse().ok()?,
+        pass: pass.parse().ok()?,
+        shard: shard.parse().ok()?,
+        attempt: attempt.parse().ok()?,
+    })
+}
+
+/// The tail that a task's and its result's subject share.
+pub fn tail(key: &TaskKey) -> String {
+    let TaskKey {
+        site,
+        phase,
+        job,
+        round,
+        pass,
+        shard,
+        attempt,
+    } = key;
+    format!("{site}.{phase}.{job}.{round}.{pass}.{shard}.{attempt}")
+}
+
+/// One chunk of an artifact: `rounds.artifact.<owner>.<job>.<digest>.<chunk>`.
+pub fn chunk(artifact: &ArtifactRef, chunk: u64) -> String {
+    let ArtifactRef {
+        owner, job, digest, ..
+    } = artifact;
+    format!("rounds.artifact.{owner}.{job}.{digest}.{chunk}")
+}
+
+/// All chunks of an artifact: `rounds.artifact.<owner>.<job>.<digest>.>`.
+pub fn chunks(owner: &str, job: &str, digest: &str) -> String {
+    format!("rounds.artifact.{owner}.{job}.{digest}.>")
+}
+
+/// All artifacts of an owner in a job: `rounds.artifact.<owner>.<job>.>`.
+pub fn artifacts(owner: &str, job: &str) -> String {
+    format!("rounds.artifact.{owner}.{job}.>")
+}
+
+/// What a site tells of itself: `rounds.site.<site>.announce`.
+pub fn announce(site: &str) -> String {
+    format!("rounds.site.{site}.announce")
+}
+
+/// What every site tells of itself: `rounds.site.*.announce`.
+pub const ALL_ANNOUNCES: &str = "rounds.site.*.announce";
+
+/// How far a task is, on core NATS: `rounds.progress.<site>.<job>`.
+pub fn progress(site: &str, job: &str) -> String {
+    format!("rounds.progress.{site}.{job}")
+}
+
+/// How far a job's tasks are: `rounds.progress.*.<job>`.
+pub fn progress_of(job: &str) -> String {
+    format!("rounds.progress.*.{job}")
+}
+
+/// How far all tasks are.
+pub const ALL_PROGRESS: &str = "rounds.progress.*.*";
+
+/// The durable consumer of a site's phase on ROUNDS_TASKS: `<site>_<phase>`. Phases hold no underscore.
+pub fn durable(site: &str, phase: Phase) -> String {
+    format!("{site}_{phase}")
+}
+
+/// The site and phase of a durable consumer.
+pub fn durable_of(name: &str) -> Option<(&str, Phase)> {
+    let (site, phase) = name.rsplit_once('_')?;
+    Some((site, phase.parse().ok()?))
+}
+
+/// Checks an artifact's tokens before they are put into a subject.
+pub fn check_artifact(path: &str, artifact: &ArtifactRef) -> Result<(), schemas::Invalid> {
+    names::check_token(&format!("{path}.owner"), &artifact.owner)?;
+    names::check_token(&format!("{path}.job"), &artifact.job)?;
+    let hexadecimal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if artifact.digest.len() != 64 || !artifact.digest.bytes().all(hexadecimal) {
+        let reason = format!("{:?}: expected 64 lower-case hexadecimal digits", artifact.digest);
+        return Err(schemas::Invalid::new(format!("{path}.digest"), reason));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_its_subjects() {
+        let key = TaskKey {
+            site: "a_b-1".into(),
+            phase: Phase::TrainRound,
+            job: "job-7".into(),
+            round: 3,
+            pass: 1,
+            shard: 12,
+            attempt: 2,
+        };
+        assert_eq!(task(&key), "rounds.task.a_b-1.train-round.job-7.3.1.12.2");
+        assert_eq!(key_of(&task(&key)), Some(key.clone()));
+        assert_eq!(key_of(&result(&key)), Some(key));
+        assert_eq!(key_of("rounds.task.a.train-round.job.1.1.1"), None);
+        assert_eq!(key_of("rounds.task.a.training.job.1.1.1.1"), None);
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        let durable = durable("site_1", Phase::PlanVerify);
+        assert_eq!(durable, "site_1_plan-verify");
+        assert_eq!(durable_of(&durable), Some(("site_1", Phase::PlanVerify)));
+        assert_eq!(submit_of(&verdict("j", 12)), Some(12));
+        assert_eq!(submit_of(&end("j")), None);
+        assert_eq!(job_of(&release("j", Phase::Infer, 0, 1)), Some("j"));
+    }
+}

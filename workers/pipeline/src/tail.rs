@@ -1,0 +1,103 @@
+//! A stream's messages from the start, in order, for as long as one listens. Holds no durable consumer.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::{sync::mpsc, time::sleep};
+
+use crate::{Error, connection::Connection};
+
+/// One message of a stream.
+#[derive(Clone, Debug)]
+pub struct Tailed {
+    /// Its place in the stream, from 1.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: String,
+    /// Its bytes.
+    pub payload: Bytes,
+}
+
+/// Sends a stream's messages that match a filter (empty: all) from sequence `from`, each once and in order.
+/// After any error it begins anew behind the last message seen. Ends when the receiver is dropped.
+pub async fn tail(
+    connection: Connection,
+    stream: &'static str,
+    filter: String,
+    from: u64,
+    sender: mpsc::Sender<Tailed>,
+) {
+    let mut next = from.max(1);
+    while !sender.is_closed() {
+        if let Err(error) = follow(&connection, stream, &filter, &mut next, &sender).await {
+            tracing::debug!("{stream}: {error}; reading on from {next}");
+        }
+        tokio::select! {
+            () = sender.closed() => return,
+            () = sleep(Duration::from_millis(100)) => {}
+        }
+    }
+}
+
+async fn follow(
+    connection: &Connection,
+    stream: &str,
+    filter: &str,
+    next: &mut u64,
+    sender: &mpsc::Sender<Tailed>,
+) -> Result<(), Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::request(format!("read {stream}"), error);
+    let config = pull::Config {
+        filter_subject: filter.to_owned(),
+        deliver_policy: DeliverPolicy::ByStartSequence {
+            start_sequence: *next,
+        },
+        ack_policy: AckPolicy::None,
+        inactive_threshold: Duration::from_secs(60),
+        memory_storage: true,
+        num_replicas: 1,
+        ..pull::Config::default()
+    };
+    let consumer = connection
+        .jetstream()
+        .create_consumer_on_stream(config, stream)
+        .await
+        .map_err(|error| failed(&error))?;
+    // A lost server shows within two heartbeats, not at the expiry of the request.
+    let mut messages = consumer
+        .stream()
+        .max_messages_per_batch(256)
+        .expires(Duration::from_secs(30))
+        .heartbeat(Duration::from_secs(1))
+        .messages()
+        .await
+        .map_err(|error| failed(&error))?;
+    let mut expected = 1;
+    loop {
+        let message = tokio::select! {
+            () = sender.closed() => return Ok(()),
+            message = messages.next() => message,
+        };
+        let message = match message {
+            Some(message) => message.map_err(|error| failed(&error))?,
+            None => return Ok(()),
+        };
+        let info = message.info().map_err(|error| failed(&error))?;
+        if info.consumer_sequence != expected {
+            return Err(failed(&"a message was lost on the way"));
+        }
+        expected += 1;
+        let sequence = info.stream_sequence;
+        let tailed = Tailed {
+            sequence,
+            subject: message.subject.to_string(),
+            payload: message.payload.clone(),
+        };
+        if sender.send(tailed).await.is_err() {
+            return Ok(());
+        }
+        *next = sequence + 1;
+    }
+}

@@ -1,0 +1,186 @@
+//! What a phase's handler may ask for while it works.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use schemas::{
+    names::{GLOBAL, ORCHESTRATOR},
+    site::Progress,
+    task::{ArtifactRef, Failure, TaskKey},
+};
+use tokio::runtime::Handle;
+
+use super::{deliveries::Deliveries, stopped};
+use crate::{Error, artifacts, connection::Connection, metrics::Metrics, publish, subjects};
+
+/// Between two messages of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How a task's work was done, for the `made` of its result. The handler fills in what it knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Described {
+    /// The device used.
+    pub device: String,
+    /// Intra-operation threads.
+    pub threads: u32,
+    /// The processor's instruction set, as libtorch names it.
+    pub instruction_set: String,
+}
+
+/// What a handler may ask for while it works. All calls block the handler's thread.
+pub struct TaskContext {
+    pub(super) connection: Connection,
+    pub(super) handle: Handle,
+    pub(super) key: TaskKey,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) described: Mutex<Described>,
+    pub(super) last_progress: Mutex<Option<Instant>>,
+    pub(super) deliveries: Deliveries,
+    pub(super) metrics: Metrics,
+}
+
+impl TaskContext {
+    /// True once the task was closed or the worker is to end: stop between cases or iterations.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The flag behind [`TaskContext::stopped`], for other threads.
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Which piece of work this is.
+    pub fn key(&self) -> &TaskKey {
+        &self.key
+    }
+
+    /// Says how far the work is. `done` of the same `what` beyond what any earlier delivery reached counts
+    /// as progress against a crash loop, so count what survives a crash: epochs, cases, not iterations.
+    /// Published at most four times a second, and at the end.
+    pub fn progress(&self, what: &str, done: usize, total: usize) {
+        self.deliveries.advanced(what, done as u64);
+        let now = Instant::now();
+        if let Ok(mut last) = self.last_progress.lock() {
+            if done < total && last.is_some_and(|last| now - last < PROGRESS_INTERVAL) {
+                return;
+            }
+            *last = Some(now);
+        }
+        let TaskKey {
+            site,
+            phase,
+            job,
+            round,
+            pass,
+            shard,
+            ..
+        } = self.key.clone();
+        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        self.metrics
+            .task_progress_timestamp
+            .with_label_values(&[phase.as_str()])
+            .set(time.unwrap_or_default().as_secs_f64());
+        let subject = subjects::progress(&site, &job);
+        let progress = Progress {
+            job,
+            site,
+            phase,
+            round,
+            pass,
+            shard,
+            what: what.to_owned(),
+            done: done as u64,
+            total: total as u64,
+        };
+        let client = self.connection.client().clone();
+        self.handle.spawn(async move {
+            // Lost progress is no loss.
+            let _ = client.publish(subject, publish::encode(&progress)).await;
+        });
+    }
+
+    /// Says how the work is done, for the `made` of its result.
+    pub fn describe(&self, described: Described) {
+        if let Ok(mut own) = self.described.lock() {
+            *own = described;
+        }
+    }
+
+    /// Stores bytes in the task's job: under the site's name, or under `global` at the orchestrator.
+    pub fn upload(&self, bytes: impl Into<Bytes>) -> Result<ArtifactRef, Failure> {
+        let bytes = bytes.into();
+        self.wait(artifacts::upload_bytes(
+            &self.connection,
+            self.owner(),
+            &self.key.job,
+            bytes,
+        ))
+    }
+
+    /// Stores a file's bytes in the task's job: under the site's name, or under `global` at the orchestrator.
+    pub fn upload_file(&self, path: &Path) -> Result<ArtifactRef, Failure> {
+        self.wait(artifacts::upload_file(
+            &self.connection,
+            self.owner(),
+            &self.key.job,
+            path,
+        ))
+    }
+
+    /// Fetches an artifact into memory, verified.
+    pub fn download(&self, artifact: &ArtifactRef) -> Result<Vec<u8>, Failure> {
+        self.wait(artifacts::download_bytes(&self.connection, artifact))
+    }
+
+    /// Fetches an artifact into a file, verified, then renamed.
+    pub fn download_file(&self, artifact: &ArtifactRef, path: &Path) -> Result<(), Failure> {
+        self.wait(artifacts::download_file(&self.connection, artifact, path))
+    }
+
+    fn owner(&self) -> &str {
+        match &*self.key.site {
+            ORCHESTRATOR => GLOBAL,
+            site => site,
+        }
+    }
+
+    fn wait<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+        let stop = Arc::clone(&self.stop);
+        let stopping = async move {
+            while !stop.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        self.handle.block_on(async {
+            tokio::select! {
+                done = work => done.map_err(|error| failure(&error)),
+                () = stopping => Err(stopped()),
+            }
+        })
+    }
+}
+
+/// An artifact's error as a result says it. The words name artifacts, not cases; paths stay in the log.
+fn failure(error: &Error) -> Failure {
+    tracing::error!("{error}");
+    let (code, message) = match error {
+        Error::ArtifactMissing { .. } => ("artifact-missing", error.to_string()),
+        Error::ArtifactCorrupt { .. } => ("artifact-corrupt", error.to_string()),
+        Error::Full { .. } => ("stream-full", "the artifact store is full".to_owned()),
+        Error::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            ("disk-full", "the site's disk is full".to_owned())
+        }
+        Error::File { source, .. } => ("file", source.kind().to_string()),
+        Error::Stopped => return stopped(),
+        other => ("artifact", other.to_string()),
+    };
+    Failure::retryable(code, message)
+}

@@ -1,0 +1,105 @@
+//! One phase of one site: task in, result out.
+//!
+//! A worker takes one task and drops the pull stream while it works, because a kept stream takes more.
+//! The work runs on a thread of its own; heartbeats keep the task and look for its closing.
+
+mod context;
+mod deliveries;
+mod run;
+
+use std::path::PathBuf;
+
+use schemas::{
+    names,
+    task::{Failure, Task, TaskOutput},
+};
+
+use crate::{connection::Connection, gate::Gate, metrics::Metrics, streams::Pace};
+
+pub use context::{Described, TaskContext};
+pub use run::announce;
+
+/// What one phase does with one task. The binary implements it.
+pub trait Phase: Send + Sync + 'static {
+    /// The phase.
+    const NAME: names::Phase;
+
+    /// True for work that needs the device for itself: it waits for the worker's [`Gate`].
+    fn heavy(&self, _task: &Task) -> bool {
+        false
+    }
+
+    /// Does the work. Called on a thread of its own; may block. Stops when [`TaskContext::stopped`]
+    /// says so, with any error, as [`stopped`].
+    ///
+    /// # Errors
+    /// A failure is a result too. What it says leaves the site: no case names, no paths.
+    fn run(&self, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure>;
+}
+
+/// The failure of work that was told to stop. It is never published.
+pub fn stopped() -> Failure {
+    Failure::retryable("stopped", "stopped from outside")
+}
+
+/// One worker: one phase of one site, one task at a time.
+pub struct Worker<P> {
+    pub(crate) connection: Connection,
+    pub(crate) phase: std::sync::Arc<P>,
+    pub(crate) settings: WorkerSettings,
+    pub(crate) metrics: Metrics,
+}
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// The site, or `orchestrator`.
+    pub site: String,
+    /// The worker's own name, `<host>-<process id>`.
+    pub name: String,
+    /// The program's version.
+    pub version: String,
+    /// A folder that outlives the process, for the count of deliveries without progress.
+    pub state: PathBuf,
+    /// The slot that heavy work waits for.
+    pub gate: Option<Gate>,
+    /// Acknowledgement times.
+    pub pace: Pace,
+    /// So many deliveries without progress are a crash loop.
+    pub deliveries: u32,
+}
+
+impl WorkerSettings {
+    /// Settings with the defaults.
+    pub fn new(site: impl Into<String>, version: impl Into<String>, state: impl Into<PathBuf>) -> Self {
+        Self {
+            site: site.into(),
+            name: format!("{}-{}", host(), std::process::id()),
+            version: version.into(),
+            state: state.into(),
+            gate: None,
+            pace: Pace::default(),
+            deliveries: 3,
+        }
+    }
+}
+
+impl<P: Phase> Worker<P> {
+    /// A worker; [`Worker::run`] starts it.
+    pub fn new(connection: Connection, phase: P, settings: WorkerSettings, metrics: Metrics) -> Self {
+        Self {
+            connection,
+            phase: std::sync::Arc::new(phase),
+            settings,
+            metrics,
+        }
+    }
+}
+
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "host".to_owned(),
+        name => name.to_owned(),
+    }
+}

@@ -1,0 +1,405 @@
+//! The worker's loop.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream::{AckKind, Message, consumer::PullConsumer, stream::DirectGetErrorKind};
+use futures::StreamExt;
+use schemas::{
+    names,
+    site::Announce,
+    task::{Failure, Made, Outcome, Task, TaskKey, TaskOutput, TaskResult},
+};
+use tokio::{sync::oneshot, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{Described, Phase, TaskContext, Worker, deliveries::Deliveries, stopped};
+use crate::{Error, clock, connection::Connection, publish, streams, subjects};
+
+/// The handler's stack: as a program's main thread has, not the 2 MiB of other threads.
+const STACK_BYTES: usize = 16 << 20;
+/// How long a pull waits for a task before it is sent again.
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// The server's heartbeat on an idle pull; a lost server shows within two of them.
+const PULL_HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// Tells the federation of a site: its data sets, devices and version. The last word stands.
+pub async fn announce(connection: &Connection, announce: &Announce) -> Result<(), Error> {
+    names::check_site("site", &announce.site)?;
+    let subject = subjects::announce(&announce.site);
+    publish::replace(connection, &subject, publish::encode(announce), None).await?;
+    Ok(())
+}
+
+/// How the work on a task ended, before anything was published.
+enum Ended {
+    /// The handler came back.
+    Came(Result<TaskOutput, Failure>),
+    /// The task was answered or closed by another.
+    Closed,
+    /// The worker is to end; the task goes back.
+    Drained,
+}
+
+impl<P: Phase> Worker<P> {
+    /// Works until `stop`: then the handler is told to stop, and its task goes back to the queue.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let (site, phase, pace) = (&self.settings.site, P::NAME, self.settings.pace);
+        let mut consumer = None;
+        while !stop.is_cancelled() {
+            let message = tokio::select! {
+                () = stop.cancelled() => break,
+                message = next(&self.connection, site, phase, pace, &mut consumer) => message,
+            };
+            match message {
+                Ok(Some(message)) => self.take(message, &stop).await,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!("{site} {phase}: {error}; trying again");
+                    consumer = None;
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = sleep(Duration::from_millis(200)) => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One delivery of one task, to its acknowledgement.
+    async fn take(&self, message: Message, stop: &CancellationToken) {
+        let subject = message.subject.to_string();
+        let Some(key) = subjects::key_of(&subject) else {
+            tracing::error!("{subject}: not a task's subject");
+            return acknowledge(&message, AckKind::Term).await;
+        };
+        let delivery = message.info().map_or(1, |info| info.delivered.max(1) as u64);
+        let label = [P::NAME.as_str()];
+        if delivery > 1 {
+            self.metrics.task_redeliveries.with_label_values(&label).inc();
+        }
+        let deliveries = Deliveries::open(&self.settings.state, &key, delivery);
+        // Answered by another, or closed: nothing is left to do.
+        match wait_answered(&self.connection, &key, stop).await {
+            Some(true) => {
+                self.count("stale");
+                deliveries.close();
+                return acknowledge(&message, AckKind::Ack).await;
+            }
+            Some(false) => {}
+            None => return acknowledge(&message, AckKind::Nak(None)).await,
+        }
+        let started = clock::now();
+        let described = Arc::new(Mutex::new(Described::default()));
+        let task = match task_of(&key, &message.payload) {
+            Ok(task) => Some(Arc::new(task)),
+            Err(error) => {
+                tracing::error!("{subject}: {error}");
+                None
+            }
+        };
+        let ended = match task {
+            None => Ended::Came(Err(Failure::fatal(
+                "bad-task",
+                "the task's message cannot be read at this site",
+            ))),
+            Some(_) if deliveries.fruitless() >= u64::from(self.settings.deliveries) => {
+                let message = format!(
+                    "the worker died {} times on this task without getting further",
+                    deliveries.fruitless()
+                );
+                Ended::Came(Err(Failure::fatal("crash-loop", message)))
+            }
+            Some(task) => {
+                self.metrics.tasks_in_flight.with_label_values(&label).inc();
+                let begun = Instant::now();
+                let ended = self.work(&message, task, deliveries, &described, stop).await;
+                self.metrics
+                    .task_duration
+                    .with_label_values(&label)
+                    .observe(begun.elapsed().as_secs_f64());
+                self.metrics.tasks_in_flight.with_label_values(&label).dec();
+                ended
+            }
+        };
+        let deliveries = Deliveries::open(&self.settings.state, &key, delivery);
+        match ended {
+            Ended::Closed => {
+                self.count("stale");
+                deliveries.close();
+                acknowledge(&message, AckKind::Ack).await;
+            }
+            Ended::Drained => {
+                deliveries.drained();
+                acknowledge(&message, AckKind::Nak(None)).await;
+            }
+            Ended::Came(outcome) => {
+                let described = described.lock().map(|own| own.clone()).unwrap_or_default();
+                let made = self.made(described, started);
+                if self.answer(&message, &key, outcome, made, stop).await {
+                    deliveries.close();
+                    acknowledge(&message, AckKind::Ack).await;
+                }
+            }
+        }
+    }
+
+    /// Runs the handler on its own thread, with heartbeats, until it comes back.
+    async fn work(
+        &self,
+        message: &Message,
+        task: Arc<Task>,
+        deliveries: Deliveries,
+        described: &Arc<Mutex<Described>>,
+        stop: &CancellationToken,
+    ) -> Ended {
+        let flag = Arc::new(AtomicBool::new(false));
+        let context = TaskContext {
+            connection: self.connection.clone(),
+            handle: tokio::runtime::Handle::current(),
+            key: task.key.clone(),
+            stop: Arc::clone(&flag),
+            described: Mutex::default(),
+            last_progress: Mutex::default(),
+            deliveries,
+            metrics: self.metrics.clone(),
+        };
+        let (sender, mut came) = oneshot::channel();
+        let (phase, gate, described) = (
+            Arc::clone(&self.phase),
+            self.settings.gate.clone(),
+            Arc::clone(described),
+        );
+        let key = task.key.clone();
+        let spawned = std::thread::Builder::new()
+            .name(P::NAME.as_str().to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                let run = || {
+                    let _slot = match &gate {
+                        Some(gate) if phase.heavy(&task) => Some(
+                            gate.enter(&|| context.stopped())
+                                .map_err(|error| slot_failure(&error))?,
+                        ),
+                        _ => None,
+                    };
+                    phase.run(&task, &context)
+                };
+                let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+                    // The panic's own words went to the site's log; they may hold names and paths.
+                    Err(Failure::fatal(
+                        "panic",
+                        "the program broke off on this task; the site's log says where",
+                    ))
+                });
+                if let (Ok(mut shared), Ok(own)) = (described.lock(), context.described.lock()) {
+                    shared.clone_from(&own);
+                }
+                let _ = sender.send(outcome);
+            });
+        if let Err(error) = spawned {
+            tracing::error!("cannot start a thread: {error}");
+            return Ended::Came(Err(Failure::retryable("no-thread", "the system gave no thread")));
+        }
+        let mut closed = false;
+        loop {
+            tokio::select! {
+                outcome = &mut came => {
+                    return match outcome {
+                        _ if closed => Ended::Closed,
+                        Ok(Err(failure)) if stop.is_cancelled() && failure.code == "stopped" => Ended::Drained,
+                        Ok(outcome) => Ended::Came(outcome),
+                        Err(_) => Ended::Came(Err(Failure::fatal("panic", "the handler's thread vanished"))),
+                    };
+                }
+                () = stop.cancelled(), if !flag.load(Ordering::Relaxed) => flag.store(true, Ordering::Relaxed),
+                () = sleep(self.settings.pace.heartbeat) => {
+                    if let Err(error) = message.ack_with(AckKind::Progress).await {
+                        tracing::debug!("heartbeat: {error}");
+                    }
+                    if !closed && answered(&self.connection, &key).await.unwrap_or(false) {
+                        closed = true;
+                        flag.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Publishes the task's result, holding the task meanwhile. False when the worker is to end before that.
+    async fn answer(
+        &self,
+        message: &Message,
+        key: &TaskKey,
+        outcome: Result<TaskOutput, Failure>,
+        made: Made,
+        stop: &CancellationToken,
+    ) -> bool {
+        let counted = match &outcome {
+            Ok(_) => "done",
+            Err(failure) if failure.retryable => "retry",
+            Err(_) => "failed",
+        };
+        let mut result = TaskResult {
+            key: key.clone(),
+            outcome: match outcome {
+                Ok(output) => Outcome::Done { output },
+                Err(failure) => {
+                    let Failure { code, message, .. } = &failure;
+                    tracing::warn!("{}: {code}: {message}", subjects::tail(key));
+                    Outcome::Failed { failure }
+                }
+            },
+            made: Some(made),
+        };
+        let subject = subjects::result(key);
+        loop {
+            let create = publish::create(&self.connection, &subject, publish::encode(&result));
+            tokio::pin!(create);
+            let created = loop {
+                tokio::select! {
+                    created = &mut create => break Some(created),
+                    () = sleep(self.settings.pace.heartbeat) => {
+                        let _ = message.ack_with(AckKind::Progress).await;
+                        // A finished result is worth waiting for; but not for ever, once told to end.
+                        if stop.is_cancelled() {
+                            break None;
+                        }
+                    }
+                }
+            };
+            match created {
+                None => return false,
+                Some(Ok(publish::Created::New)) => {
+                    self.count(counted);
+                    return true;
+                }
+                Some(Ok(publish::Created::Exists)) => {
+                    self.count("stale");
+                    return true;
+                }
+                Some(Err(error @ Error::Refused { .. })) => {
+                    tracing::error!("{error}");
+                    if matches!(&result.outcome, Outcome::Failed { failure } if failure.code == "result-refused")
+                    {
+                        return false;
+                    }
+                    let failure = Failure::fatal("result-refused", "the server refused the result");
+                    result.outcome = Outcome::Failed { failure };
+                }
+                Some(Err(error)) => {
+                    tracing::error!("{error}; trying again");
+                    tokio::select! {
+                        () = stop.cancelled() => return false,
+                        () = sleep(self.settings.pace.heartbeat) => {}
+                    }
+                    let _ = message.ack_with(AckKind::Progress).await;
+                }
+            }
+        }
+    }
+
+    fn made(&self, described: Described, started: String) -> Made {
+        Made {
+            worker: self.settings.name.clone(),
+            version: self.settings.version.clone(),
+            device: described.device,
+            threads: described.threads,
+            instruction_set: described.instruction_set,
+            started,
+            finished: clock::now(),
+        }
+    }
+
+    fn count(&self, outcome: &str) {
+        self.metrics
+            .tasks
+            .with_label_values(&[P::NAME.as_str(), outcome])
+            .inc();
+    }
+}
+
+/// One task, from a pull stream that is dropped at once.
+async fn next(
+    connection: &Connection,
+    site: &str,
+    phase: names::Phase,
+    pace: streams::Pace,
+    consumer: &mut Option<PullConsumer>,
+) -> Result<Option<Message>, Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::request(format!("pull {phase} of {site}"), error);
+    let consumer = match consumer {
+        Some(consumer) => consumer,
+        None => consumer.insert(streams::consumer(connection, site, phase, pace).await?),
+    };
+    let mut messages = consumer
+        .stream()
+        .max_messages_per_batch(1)
+        .expires(PULL_EXPIRES)
+        .heartbeat(PULL_HEARTBEAT)
+        .messages()
+        .await
+        .map_err(|error| failed(&error))?;
+    match messages.next().await {
+        None => Ok(None),
+        Some(Ok(message)) => Ok(Some(message)),
+        Some(Err(error)) => Err(failed(&error)),
+    }
+}
+
+/// Whether a task's result subject holds a message. None when the worker is to end before the server answers.
+async fn wait_answered(connection: &Connection, key: &TaskKey, stop: &CancellationToken) -> Option<bool> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            answer = answered(connection, key) => match answer {
+                Ok(answer) => return Some(answer),
+                Err(error) => tracing::debug!("{error}; trying again"),
+            }
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Whether a task's result subject holds a message: a result, or the task's closing.
+async fn answered(connection: &Connection, key: &TaskKey) -> Result<bool, Error> {
+    let subject = subjects::result(key);
+    let stream = connection.stream(streams::RESULTS).await?;
+    match stream.direct_get_last_for_subject(&subject).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::request(format!("look at {subject}"), error)),
+    }
+}
+
+fn task_of(key: &TaskKey, payload: &[u8]) -> Result<Task, Error> {
+    let task: Task = schemas::parse(payload)?;
+    if task.key != *key {
+        return Err(schemas::Invalid::new("key", "differs from the subject").into());
+    }
+    Ok(task)
+}
+
+async fn acknowledge(message: &Message, kind: AckKind) {
+    if let Err(error) = message.ack_with(kind).await {
+        // The task comes again, and its result is found there.
+        tracing::debug!("acknowledge: {error}");
+    }
+}
+
+fn slot_failure(error: &Error) -> Failure {
+    match error {
+        Error::Stopped => stopped(),
+        error => {
+            tracing::error!("{error}");
+            Failure::fatal("no-slot", "the lock of the device cannot be taken at this site")
+        }
+    }
+}

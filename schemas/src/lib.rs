@@ -49,7 +49,7 @@ pub fn parse<'a, T: serde::Deserialize<'a>>(json: &'a [u8]) -> Result<T, Invalid
     Ok(value)
 }
 
-/// Deserialises a JSON value found at `prefix` in a larger message; an error names the whole path.
+/// Deserialises a JSON value found at `prefix` ("" for the root) in a larger message; an error names the whole path.
 pub fn parse_value<T: serde::de::DeserializeOwned>(
     prefix: &str,
     value: serde_json::Value,
@@ -59,12 +59,24 @@ pub fn parse_value<T: serde::de::DeserializeOwned>(
 
 fn at_path(prefix: Option<&str>, error: serde_path_to_error::Error<serde_json::Error>) -> Invalid {
     let inner = error.path().to_string();
-    let path = match prefix {
-        None => inner,
-        Some(prefix) if inner == "." => prefix.to_owned(),
-        Some(prefix) => format!("{prefix}.{inner}"),
+    let mut reason = error.into_inner().to_string();
+    let mut fields = vec![prefix.unwrap_or_default(), &inner];
+    // A missing field is reported at the object that lacks it: name the field itself.
+    let missing = reason
+        .strip_prefix("missing field `")
+        .and_then(|rest| rest.split_once('`'))
+        .map(|(field, _)| field.to_owned());
+    if let Some(field) = &missing {
+        fields.push(field);
+        reason = "missing".to_owned();
+    }
+    fields.retain(|field| !field.is_empty() && *field != ".");
+    let path = if fields.is_empty() {
+        ".".to_owned()
+    } else {
+        fields.join(".")
     };
-    Invalid::new(path, error.into_inner().to_string())
+    Invalid::new(path, reason)
 }
 
 /// The lower-case hexadecimal SHA-256 of some bytes.

@@ -18,6 +18,7 @@ pub struct Federation {
     #[serde(deserialize_with = "lax::u63")]
     pub seed: u64,
     /// nnU-Net's planner (`-pl`).
+    #[serde(deserialize_with = "lax::name")]
     pub planner: Planner,
     /// The planner's memory target in GB; the default is the planner's own.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,10 +39,13 @@ pub struct Federation {
     #[schemars(range(min = 1))]
     pub shard_cases: u32,
     /// What a site's weights count in the average.
+    #[serde(deserialize_with = "lax::name")]
     pub weighting: Weighting,
     /// What becomes of a site's momentum at the start of a round.
+    #[serde(deserialize_with = "lax::name")]
     pub momentum: Momentum,
     /// How updates are combined.
+    #[serde(deserialize_with = "lax::name")]
     pub algorithm: Algorithm,
     /// The learning rate's horizon in rounds; the default is starting_fed_round + num_rounds.
     #[serde(

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Device, FoldId};
+use super::{Device, FoldId, lax};
 use crate::{Invalid, names};
 
 /// `"mode": "inference"`: segment each data set's scans at its site.
@@ -27,7 +27,7 @@ pub struct InferencePayload {
     #[serde(default)]
     pub apheris_dataset_subdirs: IndexMap<String, String>,
     /// Which of the fold's checkpoints.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lax::name")]
     pub checkpoint_name: CheckpointName,
 }
 

@@ -1,6 +1,9 @@
 //! Numbers as Pydantic's lax mode reads them: `2`, `2.0`, `"2"`, `" 2 "`, `"2.0"`, `"1_000"` and `true` are integers.
 
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error},
+};
 use serde_json::Value;
 
 /// What a JSON value is, for messages.
@@ -44,7 +47,7 @@ fn integer_text(text: &str) -> Option<i64> {
         Some((digits, fraction)) => (digits, fraction),
         None => (text, ""),
     };
-    if !fraction.bytes().all(|byte| byte == b'0') || (text.ends_with('.') && digits.is_empty()) {
+    if !fraction.bytes().all(|byte| byte == b'0') || text.ends_with('.') {
         return None;
     }
     let (negative, digits) = match digits.as_bytes().first()? {
@@ -61,6 +64,17 @@ fn integer_text(text: &str) -> Option<i64> {
     }
     let number: i64 = digits.replace('_', "").parse().ok()?;
     Some(if negative { -number } else { number })
+}
+
+/// For `#[serde(deserialize_with)]`: a unit variant by its name. Serde alone would also take `{"name": null}`.
+pub fn name<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
+    match Value::deserialize(deserializer)? {
+        text @ Value::String(_) => T::deserialize(text).map_err(D::Error::custom),
+        other => Err(D::Error::custom(format!(
+            "expected a string, found {}",
+            kind(&other)
+        ))),
+    }
 }
 
 /// For `#[serde(deserialize_with)]`: a non-negative integer in lax mode.

@@ -6,6 +6,8 @@
 mod federation;
 mod inference;
 pub mod lax;
+#[cfg(test)]
+mod tests;
 mod training;
 
 use schemars::JsonSchema;
@@ -19,7 +21,7 @@ pub use training::{ModelConfiguration, TrainingPayload};
 use crate::{Invalid, names};
 
 /// Where tensors live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
     /// The processor.
@@ -48,6 +50,14 @@ impl std::str::FromStr for Device {
             .into_iter()
             .find(|device| device.as_str() == text)
             .ok_or_else(|| Invalid::new("device", format!("{text:?}: expected cpu, cuda or mps")))
+    }
+}
+
+impl<'de> Deserialize<'de> for Device {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse()
+            .map_err(|error: Invalid| serde::de::Error::custom(error.reason))
     }
 }
 
@@ -201,6 +211,11 @@ impl JobMessage {
             }
             Some(payload) => Payload::from_value("payload", payload.clone())?,
         };
+        // A struct of defaults would also be read from an array.
+        if let Some(federation) = value.get("federation").filter(|found| !found.is_object()) {
+            let reason = format!("expected an object, found {}", lax::kind(federation));
+            return Err(Invalid::new("federation", reason));
+        }
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Envelope {
@@ -214,10 +229,7 @@ impl JobMessage {
             #[serde(default)]
             resume_from: Option<String>,
         }
-        let envelope: Envelope = crate::parse_value(".", value).map_err(|mut error| {
-            error.path = error.path.trim_start_matches("..").to_owned();
-            error
-        })?;
+        let envelope: Envelope = crate::parse_value("", value)?;
         Ok(Self {
             job_id: envelope.job_id,
             datasets: envelope.datasets,

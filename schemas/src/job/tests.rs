@@ -1,0 +1,120 @@
+//! What is taken, what is refused, and which field a refusal names.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn training() -> Value {
+    json!({ "mode": "training", "num_rounds": 2, "dataset_id": 4, "model_configuration": "3d_fullres" })
+}
+
+fn inference() -> Value {
+    json!({ "mode": "inference", "checkpoint_path": "models/a", "fold_id": 0 })
+}
+
+/// A message whose payload has `field` set to `value`.
+fn with(mut payload: Value, field: &str, value: Value) -> Value {
+    payload[field] = value;
+    json!({ "datasets": ["a", "b"], "payload": payload })
+}
+
+fn parse(message: &Value) -> Result<JobMessage, Invalid> {
+    JobMessage::parse(message.to_string().as_bytes(), None)
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let message = parse(&json!({ "datasets": ["a"], "payload": training() })).unwrap();
+    let Payload::Training(payload) = &message.payload else {
+        panic!("expected a training payload");
+    };
+    assert_eq!(payload.device, Device::Cuda);
+    assert_eq!(payload.fold_id, FoldId::All);
+    assert_eq!(payload.trainer_name, "nnUNetTrainer");
+    assert_eq!((payload.epochs_per_round, payload.starting_fed_round), (1, 0));
+    assert_eq!(message.federation, Federation::default());
+    let message = parse(&json!({ "datasets": ["a"], "payload": inference() })).unwrap();
+    let Payload::Inference(payload) = message.payload else {
+        panic!("expected an inference payload");
+    };
+    assert_eq!(payload.device, Some(Device::Cuda));
+    assert_eq!(payload.checkpoint_name, CheckpointName::Final);
+    assert!(payload.apheris_dataset_subdirs.is_empty());
+}
+
+#[rstest]
+#[case(json!("2"), 2)]
+#[case(json!(" 2 "), 2)]
+#[case(json!("2.0"), 2)]
+#[case(json!("1_000"), 1000)]
+#[case(json!("+3"), 3)]
+#[case(json!(2.0), 2)]
+#[case(json!(true), 1)]
+fn numbers_are_lax(#[case] value: Value, #[case] expected: u32) {
+    let message = parse(&with(training(), "num_rounds", value)).unwrap();
+    let Payload::Training(payload) = message.payload else {
+        panic!("expected a training payload");
+    };
+    assert_eq!(payload.num_rounds, expected);
+}
+
+#[rstest]
+#[case(with(training(), "num_rounds", json!("2.")), "payload.num_rounds")]
+#[case(with(training(), "num_rounds", json!("two")), "payload.num_rounds")]
+#[case(with(training(), "num_rounds", json!(2.5)), "payload.num_rounds")]
+#[case(with(training(), "num_rounds", json!(0)), "payload.num_rounds")]
+#[case(with(training(), "epochs_per_round", json!(0)), "payload.epochs_per_round")]
+#[case(with(training(), "starting_fed_round", json!(-1)), "payload.starting_fed_round")]
+#[case(with(training(), "fold_id", json!(-1)), "payload.fold_id")]
+#[case(with(training(), "fold_id", json!("ALL")), "payload.fold_id")]
+#[case(with(training(), "device", json!("gpu")), "payload.device")]
+#[case(with(training(), "device", json!(null)), "payload.device")]
+#[case(with(training(), "device", json!({ "cpu": null })), "payload.device")]
+#[case(with(training(), "model_configuration", json!("3d_cascade_fullres")), "payload.model_configuration")]
+#[case(with(training(), "mode", json!("train")), "payload.mode")]
+#[case(with(training(), "learning_rate", json!(0.1)), "payload.learning_rate")]
+#[case(with(inference(), "checkpoint_name", json!({ "checkpoint_best.pth": null })), "payload.checkpoint_name")]
+#[case(with(inference(), "checkpoint_path", json!("")), "payload.checkpoint_path")]
+#[case(with(inference(), "checkpoint_path", json!("job:a.b")), "payload.checkpoint_path")]
+#[case(with(inference(), "apheris_dataset_subdirs", json!({ "c": "x" })), "payload.apheris_dataset_subdirs.c")]
+#[case(with(inference(), "apheris_dataset_subdirs", json!({ "a": "/x" })), "payload.apheris_dataset_subdirs.a")]
+#[case(with(inference(), "apheris_dataset_subdirs", json!({ "a": "x/../.." })), "payload.apheris_dataset_subdirs.a")]
+#[case(with(inference(), "apheris_dataset_subdirs", json!({ "a": 1 })), "payload.apheris_dataset_subdirs.a")]
+#[case(json!({ "datasets": ["a"], "payload": { "mode": "training" } }), "payload.num_rounds")]
+#[case(json!({ "datasets": ["a"] }), "payload")]
+#[case(json!({ "payload": training() }), "datasets")]
+#[case(json!({ "datasets": [], "payload": training() }), "datasets")]
+#[case(json!({ "datasets": ["a", "a"], "payload": training() }), "datasets[1]")]
+#[case(json!({ "datasets": ["a", "b.c"], "payload": training() }), "datasets[1]")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "priority": 1 }), "priority")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "job_id": "a b" }), "job_id")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "resume_from": "x" }), "resume_from")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": [] }), "federation")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "sead": 1 } }), "federation.sead")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "seed": -1 } }), "federation.seed")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "total_rounds": 1 } }), "federation.total_rounds")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "iterations_per_epoch": 0 } }), "federation.iterations_per_epoch")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "site_devices": { "x": "tpu" } } }), "federation.site_devices.x")]
+#[case(training(), "datasets")]
+fn a_refusal_names_the_field(#[case] message: Value, #[case] field: &str) {
+    let error = parse(&message).unwrap_err();
+    assert_eq!(error.path, field, "{error}");
+}
+
+#[test]
+fn a_bare_payload_is_taken_with_its_data_sets() {
+    let bare = training().to_string();
+    let message = JobMessage::parse(bare.as_bytes(), Some(&["a".to_owned(), "b".to_owned()])).unwrap();
+    assert_eq!(message.datasets, ["a", "b"]);
+}
+
+#[test]
+fn a_message_survives_writing_and_reading() {
+    for payload in [training(), inference()] {
+        let message = parse(&json!({ "datasets": ["a"], "payload": payload, "job_id": "j" })).unwrap();
+        let written = serde_json::to_vec(&message).unwrap();
+        assert_eq!(JobMessage::parse(&written, None).unwrap(), message);
+        assert_eq!(crate::parse::<JobMessage>(&written).unwrap(), message);
+    }
+}

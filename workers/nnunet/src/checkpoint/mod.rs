@@ -221,3 +221,6 @@ impl Logging {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

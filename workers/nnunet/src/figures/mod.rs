@@ -30,3 +30,6 @@ fn write_png(path: &Path, pixels: &[u8], width: u32, height: u32) -> Result<()> 
     std::fs::write(&temporary, bytes).map_err(Error::io(&temporary))?;
     std::fs::rename(&temporary, path).map_err(Error::io(path))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+//! The network over a whole scan, tile by tile (predict_from_raw_data.py).
+
+use half::f16;
+use ndarray::{Array4, ArrayView4};
+use tch::{Device, Kind, Tensor};
+
+use super::{Logits, Precision, Settings, importance_map, mirror_combinations, tile_starts};
+use crate::{Error, Result, network::UNet, progress::Observer};
+
+/// How a network goes over a scan.
+#[derive(Clone, Debug)]
+pub struct SlidingWindow {
+    /// The patch: (z, y, x), or (y, x) for a network that sees slices.
+    pub patch: Vec<usize>,
+    /// The axes of the patch over which predictions are mirrored; empty for none.
+    pub mirror_axes: Vec<usize>,
+    /// How to predict.
+    pub settings: Settings,
+}
+
+impl SlidingWindow {
+    /// The logits (heads, z, y, x) of `networks` for preprocessed `data` (c, z, y, x): their mean, where they are the
+    /// folds of a model. Stops between tiles.
+    ///
+    /// # Errors
+    /// Where a logit overflows float16, or libtorch fails. Results that do not fit on the accelerator are collected
+    /// in main memory instead.
+    pub fn logits(
+        &self,
+        networks: &[UNet],
+        data: ArrayView4<f32>,
+        observer: &dyn Observer,
+    ) -> Result<Logits> {
+        let first = networks
+            .first()
+            .ok_or_else(|| Error::invalid("prediction", "no network"))?;
+        self.check(first, data)?;
+        let shape: Vec<i64> = data.shape().iter().map(|&n| n as i64).collect();
+        let image = match data.as_slice() {
+            Some(slice) => Tensor::f_from_slice(slice)?.f_reshape(&shape)?,
+            None => Tensor::f_from_slice(&data.iter().copied().collect::<Vec<_>>())?.f_reshape(&shape)?,
+        };
+        let _guard = tch::no_grad_guard();
+        let mut sum: Option<Tensor> = None;
+        for (done, network) in networks.iter().enumerate() {
+            let tiles = Progress {
+                observer,
+                done,
+                networks: networks.len(),
+            };
+            let logits = self.network_logits(network, &image, &tiles)?.f_to(Device::Cpu)?;
+            sum = Some(match sum {
+                None => logits,
+                Some(mut sum) => sum.f_add_(&logits)?,
+            });
+        }
+        let mut logits = sum.ok_or_else(|| Error::invalid("prediction", "no network"))?;
+        if networks.len() > 1 {
+            logits = logits.f_div_scalar_(networks.len() as i64)?;
+        }
+        self.to_array(&logits, data.dim())
+    }
+
+    fn check(&self, network: &UNet, data: ArrayView4<f32>) -> Result<()> {
+        let dimensions = network.layout().dimensions();
+        if self.patch.len() != dimensions || self.patch.contains(&0) {
+            return Err(Error::invalid(
+                "plans: patch_size",
+                format!("{:?} for a {dimensions}D network", self.patch),
+            ));
+        }
+        if let Some(axis) = self.mirror_axes.iter().find(|&&a| a >= dimensions) {
+            return Err(Error::invalid(
+                "mirroring",
+                format!("axis {axis} of a {dimensions}D network"),
+            ));
+        }
+        let step = self.settings.tile_step_size;
+        if !(step > 0.0 && step <= 1.0) {
+            return Err(Error::invalid(
+                "step size",
+                format!("{step}; expected more than 0 and at most 1"),
+            ));
+        }
+        let channels = network.layout().input_channels();
+        if data.shape()[0] != channels || data.is_empty() {
+            return Err(Error::invalid(
+                "image",
+                format!("shape {:?}; {channels} channels are needed", data.shape()),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The logits of one network. Tries once more in main memory where the accelerator cannot hold the results.
+    fn network_logits(&self, network: &UNet, image: &Tensor, progress: &Progress) -> Result<Tensor> {
+        let device = network.device();
+        let run = |results| match device {
+            Device::Cuda(_) => tch::autocast(true, || self.collect(network, image, results, progress)),
+            _ => self.collect(network, image, results, progress),
+        };
+        if device != Device::Cpu && self.settings.results_on_device {
+            match run(device) {
+                Err(Error::Torch(_)) => run(Device::Cpu),
+                done => done,
+            }
+        } else {
+            run(Device::Cpu)
+        }
+    }
+
+    fn collect(
+        &self,
+        network: &UNet,
+        image: &Tensor,
+        results: Device,
+        progress: &Progress,
+    ) -> Result<Tensor> {
+        let kind = match self.settings.precision {
+            Precision::Half => Kind::Half,
+            Precision::Single => Kind::Float,
+        };
+        let (image, padding) = self.pad(image)?;
+        let image = image.f_to(results)?;
+        let size = image.size();
+        let heads = network.layout().heads() as i64;
+        let mut logits = Tensor::f_zeros([heads, size[1], size[2], size[3]], (kind, results))?;
+        let weights = Tensor::f_zeros(&size[1..], (kind, results))?;
+        let patch: Vec<i64> = self.patch.iter().map(|&n| n as i64).collect();
+        let gaussian = match self.settings.use_gaussian {
+            true => Some(
+                Tensor::f_from_slice(&importance_map(&self.patch))?
+                    .f_reshape(&patch)?
+                    .f_to(results)?,
+            ),
+            false => None,
+        };
+        let one = Tensor::f_ones([1], (kind, results))?;
+
+        let tiles = self.tiles(&size[1..]);
+        for (done, tile) in tiles.iter().enumerate() {
+            if progress.observer.stop_requested() {
+                return Err(Error::Stopped);
+            }
+            let input = self
+                .cut(&image, tile, 1)?
+                .f_unsqueeze(0)?
+                .f_contiguous()?
+                .f_to(network.device())?;
+            let mut prediction = self.mirrored(network, &input)?.f_squeeze_dim(0)?.f_to(results)?;
+            if let Some(gaussian) = &gaussian {
+                prediction = prediction.f_mul_(gaussian)?;
+            }
+            _ = self.cut(&logits, tile, 1)?.f_add_(&prediction)?;
+            _ = self
+                .cut(&weights, tile, 0)?
+                .f_add_(gaussian.as_ref().unwrap_or(&one))?;
+            let total = tiles.len() * progress.networks;
+            progress
+                .observer
+                .advanced("tiles", progress.done * tiles.len() + done + 1, total);
+        }
+
+        logits = logits.f_div_(&weights)?;
+        if !bool::try_from(logits.f_isfinite()?.f_all()?)? {
+            return Err(Error::invalid(
+                "prediction",
+                "a logit is not finite; in float16, try single precision",
+            ));
+        }
+        for (axis, (low, length)) in padding.into_iter().enumerate() {
+            logits = logits.f_narrow(axis as i64 + 1, low, length)?;
+        }
+        Ok(logits)
+    }
+
+    /// The image with zeros around it where it is smaller than a tile, and where it lies in that (start, length).
+    fn pad(&self, image: &Tensor) -> Result<(Tensor, Vec<(i64, i64)>)> {
+        let size = image.size();
+        let mut pad = Vec::new();
+        let mut place = Vec::new();
+        for (axis, &length) in size[1..].iter().enumerate() {
+            // A network that sees slices has no patch size along the first axis.
+            let wanted = (axis + self.patch.len())
+                .checked_sub(3)
+                .map_or(length, |i| self.patch[i] as i64);
+            let missing = (wanted - length).max(0);
+            let low = missing / 2;
+            place.push((low, length));
+            pad.splice(0..0, [low, missing - low]);
+        }
+        let padded = if pad.iter().all(|&n| n == 0) {
+            image.shallow_clone()
+        } else {
+            image.f_constant_pad_nd(pad)?
+        };
+        Ok((padded, place))
+    }
+
+    /// Where each tile begins: (z, y, x), with a tile per slice for a network that sees slices.
+    fn tiles(&self, size: &[i64]) -> Vec<[usize; 3]> {
+        let flat = self.patch.len() == 2;
+        let starts: [Vec<usize>; 3] = std::array::from_fn(|axis| match (flat, axis) {
+            (true, 0) => (0..size[0] as usize).collect(),
+            _ => {
+                let tile = self.patch[axis - usize::from(flat)];
+                tile_starts(size[axis] as usize, tile, self.settings.tile_step_size)
+            }
+        });
+        let mut tiles = Vec::new();
+        for &z in &starts[0] {
+            for &y in &starts[1] {
+                tiles.extend(starts[2].iter().map(|&x| [z, y, x]));
+            }
+        }
+        tiles
+    }
+
+    /// The view of a tile: (..., z, y, x), or (..., y, x), with `leading` axes before.
+    fn cut(&self, tensor: &Tensor, tile: &[usize; 3], leading: i64) -> Result<Tensor> {
+        let mut view = tensor.shallow_clone();
+        let flat = self.patch.len() == 2;
+        for (axis, &start) in tile.iter().enumerate().rev() {
+            let dimension = leading + axis as i64;
+            view = match (flat, axis) {
+                (true, 0) => view.f_select(dimension, start as i64)?,
+                _ => view.f_narrow(
+                    dimension,
+                    start as i64,
+                    self.patch[axis - usize::from(flat)] as i64,
+                )?,
+            };
+        }
+        Ok(view)
+    }
+
+    /// The prediction for a tile (1, c, ...), averaged over mirrored inputs.
+    fn mirrored(&self, network: &UNet, input: &Tensor) -> Result<Tensor> {
+        let mut prediction = network.forward(input)?;
+        let combinations = mirror_combinations(&self.mirror_axes);
+        for axes in &combinations {
+            let axes: Vec<i64> = axes.iter().map(|&a| a as i64 + 2).collect();
+            let mirrored = network.forward(&input.f_flip(&axes)?)?.f_flip(&axes)?;
+            prediction = prediction.f_add_(&mirrored)?;
+        }
+        if !combinations.is_empty() {
+            prediction = prediction.f_div_scalar_(combinations.len() as i64 + 1)?;
+        }
+        Ok(prediction)
+    }
+
+    fn to_array(&self, logits: &Tensor, (_, z, y, x): (usize, usize, usize, usize)) -> Result<Logits> {
+        let logits = logits.f_contiguous()?;
+        let count = logits.numel();
+        let shape = (logits.size()[0] as usize, z, y, x);
+        let bad = |e: ndarray::ShapeError| Error::invalid("logits", e);
+        Ok(match self.settings.precision {
+            Precision::Half => {
+                let mut values = vec![f16::ZERO; count];
+                logits.f_copy_data(&mut values, count)?;
+                Logits::Half(Array4::from_shape_vec(shape, values).map_err(bad)?)
+            }
+            Precision::Single => {
+                let mut values = vec![0f32; count];
+                logits.f_copy_data(&mut values, count)?;
+                Logits::Single(Array4::from_shape_vec(shape, values).map_err(bad)?)
+            }
+        })
+    }
+}
+
+struct Progress<'a> {
+    observer: &'a dyn Observer,
+    /// Networks that are done.
+    done: usize,
+    networks: usize,
+}

@@ -6,10 +6,11 @@ use nnunet::train::{
         AugmentationSettings, Drawn, Patch, SegInterpolation, blur::Blur, intensity::Factors,
         low_resolution::LowResolution, mirror::Mirror, noise::Noise, random::SampleKey, spatial::Spatial,
     },
-    loader::{Case, ClassVoxels, PatchSampler, Window},
+    batch::{BatchSettings, BatchSource, Split},
+    loader::{Case, Cases, ClassVoxels, Oversampling, PatchSampler, Window},
 };
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 use tests::oracle;
 
 /// What images may differ by: sums and powers are computed in another order.
@@ -479,4 +480,67 @@ fn compare_matrix(ours: &Value, theirs: &Value, size: usize) {
         let (a, b) = (ours[i][j].as_f64().unwrap(), theirs[i][j].as_f64().unwrap());
         assert!((a - b).abs() < 1e-7, "{ours} {theirs}");
     }
+}
+
+struct One(Vec<String>, Arc<Memory>);
+
+impl Cases for One {
+    fn identifiers(&self) -> &[String] {
+        &self.0
+    }
+    fn open(&self, _: usize) -> nnunet::Result<Arc<dyn Case>> {
+        Ok(self.1.clone())
+    }
+}
+
+/// CPU seconds of this process, so that other work on the machine does not count.
+fn cpu_seconds() -> f64 {
+    // SAFETY: the call fills the struct that it is given.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed::<libc::rusage>();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
+/// Prints the CPU time of a default batch of 2 x 128^3 here and in nnU-Net's loader:
+/// `cargo test --release -p tests --test parity augment_speed -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures; takes a minute alone"]
+fn augment_speed() {
+    let patch = [128, 128, 128];
+    let mut memory = case(1, [160, 192, 176], 4);
+    memory.seg = Array4::from_shape_fn((1, 160, 192, 176), |(_, z, y, x)| {
+        let wave = (z as f32 / 9.0).sin() + (y as f32 / 11.0).cos() + (x as f32 / 8.0).sin();
+        wave.clamp(-1.0, 2.0) as i16
+    });
+    let strides: Vec<Vec<usize>> = [vec![vec![1; 3]], vec![vec![2; 3]; 5]].concat();
+    let settings = BatchSettings {
+        batch_size: 2,
+        oversampling: Oversampling::LastOfBatch(0.33),
+        annotated_labels: None,
+        augmentation: AugmentationSettings::new(&patch)
+            .unwrap()
+            .with_deep_supervision(&strides),
+        seed: 1,
+        site: "a".into(),
+        threads: 1,
+        prefetch: 1,
+    };
+    let cases = Arc::new(One(vec!["a".into()], Arc::new(memory)));
+    let source = BatchSource::new(settings, cases.clone(), cases).unwrap();
+    let count = 60;
+    let start = cpu_seconds();
+    for batch in source.stream(Split::Train, 0, 0..count).unwrap() {
+        assert_eq!(batch.unwrap().data_shape, [2, 1, 128, 128, 128]);
+    }
+    let ours = (cpu_seconds() - start) / count as f64;
+    let printed = oracle::run("augment_speed.py", &["25", "2", "128", "128", "128"]).unwrap();
+    let theirs: f64 = printed.trim().lines().last().unwrap().parse().unwrap();
+    println!(
+        "a batch: {ours:.4} s here, {theirs:.4} s in Python, ratio {:.1}",
+        theirs / ours
+    );
 }

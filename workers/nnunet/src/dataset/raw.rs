@@ -1,10 +1,16 @@
-//! The files of a raw data set.
+//! The files of a raw data set. (nnunetv2/utilities/utils.py)
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use schemas::nnunet::DatasetJson;
 
-use crate::{Result, image::Reader};
+use crate::{
+    Error, Result,
+    image::{Image, Reader, Segmentation},
+};
 
 /// A raw data set: a folder with `dataset.json` and its cases.
 #[derive(Clone, Debug)]
@@ -35,17 +41,63 @@ pub struct RawCase {
 
 impl RawDataset {
     /// Opens the folder: reads `dataset.json`, lists the training cases, chooses the reader.
+    /// Variables in paths that `dataset.json` lists are left as they stand.
     ///
     /// # Errors
     /// A missing folder or document, no cases, a case with too few or too many images, a missing file,
     /// no reader: each names the file or case.
     pub fn open(folder: &Path) -> Result<RawDataset> {
-        todo!("{folder:?}")
+        Self::open_with_variables(folder, &|_| None)
+    }
+
+    /// As [`RawDataset::open`]; `variable` gives the value of `$NAME` and `${NAME}` in the paths that
+    /// `dataset.json` lists. nnU-Net takes them from the environment.
+    ///
+    /// # Errors
+    /// As of [`RawDataset::open`].
+    pub fn open_with_variables(folder: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<RawDataset> {
+        let dataset_json = read_dataset_json(folder)?;
+        let channels = dataset_json.channels();
+        let mut cases = Vec::new();
+        match dataset_json.cases() {
+            Some(listed) => {
+                for (identifier, files) in listed {
+                    let absolute = |path: &String| folder.join(expand(path, variable));
+                    cases.push(RawCase {
+                        identifier: identifier.clone(),
+                        images: files.images.iter().map(absolute).collect(),
+                        label: Some(absolute(&files.label)),
+                    });
+                }
+            }
+            None => {
+                let labels = folder.join("labelsTr");
+                cases = cases_in(&folder.join("imagesTr"), dataset_json.file_ending())?;
+                for case in &mut cases {
+                    case.label = Some(labels.join(format!("{}{}", case.identifier, dataset_json.file_ending())));
+                }
+            }
+        }
+        for case in &cases {
+            case.check_files(channels)?;
+        }
+        let Some(example) = cases.first().and_then(|case| case.images.first()) else {
+            return Err(Error::bad_file(folder, "the data set has no training cases"));
+        };
+        let reader = Reader::for_dataset(&dataset_json, example)?;
+        let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
+        Ok(RawDataset { folder: folder.to_owned(), name, dataset_json, reader, cases })
     }
 
     /// The number of the data set, the XYZ of `DatasetXYZ_name`.
     pub fn id(&self) -> Option<u32> {
-        todo!()
+        let digits = self.name.strip_prefix("Dataset")?.get(..3)?;
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+    }
+
+    /// The identifiers of all cases, in their order.
+    pub fn identifiers(&self) -> Vec<String> {
+        self.cases.iter().map(|case| case.identifier.clone()).collect()
     }
 
     /// The case of that identifier.
@@ -53,7 +105,58 @@ impl RawDataset {
     /// # Errors
     /// There is none.
     pub fn case(&self, identifier: &str) -> Result<&RawCase> {
-        todo!("{identifier}")
+        let found = self.cases.iter().find(|case| case.identifier == identifier);
+        found.ok_or_else(|| Error::bad_case(identifier, format!("{} has no such case", self.name)))
+    }
+
+    /// Reads a case: its image, and its segmentation where it has one.
+    ///
+    /// # Errors
+    /// A file that cannot be read, another number of channels than `dataset.json` names, a segmentation of
+    /// another shape.
+    pub fn read(&self, case: &RawCase) -> Result<(Image, Option<Segmentation>)> {
+        case.read(self.reader, self.dataset_json.channels())
+    }
+}
+
+impl RawCase {
+    /// Reads the image, and the segmentation where there is one.
+    ///
+    /// # Errors
+    /// As of [`RawDataset::read`].
+    pub fn read(&self, reader: Reader, channels: usize) -> Result<(Image, Option<Segmentation>)> {
+        let image = reader.read_images(&self.images)?;
+        let (found, z, y, x) = image.data.dim();
+        if found != channels {
+            let reason = format!("its images have {found} channels, but dataset.json names {channels}");
+            return Err(Error::bad_case(&self.identifier, reason));
+        }
+        let Some(label) = &self.label else { return Ok((image, None)) };
+        let segmentation = reader.read_segmentation(label)?;
+        if segmentation.labels.dim() != (z, y, x) {
+            let (found, expected) = (segmentation.labels.shape().to_vec(), [z, y, x]);
+            let reason = format!("its segmentation's shape is {found:?}, but its image's {expected:?}");
+            return Err(Error::bad_case(&self.identifier, reason));
+        }
+        Ok((image, Some(segmentation)))
+    }
+
+    /// Every file of the case, the segmentation last.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.images.iter().chain(&self.label)
+    }
+
+    fn check_files(&self, channels: usize) -> Result<()> {
+        let found = self.images.len();
+        // One file may hold all channels: reading tells.
+        if found != channels && found != 1 {
+            let reason = format!("found {found} images, but dataset.json names {channels} channels");
+            return Err(Error::bad_case(&self.identifier, reason));
+        }
+        match self.files().find(|file| !file.is_file()) {
+            Some(missing) => Err(Error::bad_case(&self.identifier, format!("no file {}", missing.display()))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -62,5 +165,138 @@ impl RawDataset {
 /// # Errors
 /// As of [`RawDataset::open`].
 pub fn cases_to_predict(folder: &Path, dataset_json: &DatasetJson) -> Result<Vec<RawCase>> {
-    todo!("{folder:?} {dataset_json:?}")
+    let cases = cases_in(folder, dataset_json.file_ending())?;
+    for case in &cases {
+        case.check_files(dataset_json.channels())?;
+    }
+    Ok(cases)
+}
+
+/// Reads the folder's `dataset.json`.
+fn read_dataset_json(folder: &Path) -> Result<DatasetJson> {
+    let path = folder.join("dataset.json");
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    DatasetJson::parse(&text).map_err(|error| Error::bad_file(path, error))
+}
+
+/// The cases of a folder: files `<identifier>_XXXX<ending>`, XXXX being the channel. Hidden files don't count.
+fn cases_in(folder: &Path, ending: &str) -> Result<Vec<RawCase>> {
+    let mut cases: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
+        if name.starts_with('.') || !name.ends_with(ending) || !path.is_file() {
+            continue;
+        }
+        let stem = &name[..name.len() - ending.len()];
+        let identifier = stem.rsplit_once('_').and_then(|(identifier, channel)| {
+            (channel.len() == 4 && channel.bytes().all(|byte| byte.is_ascii_digit())).then_some(identifier)
+        });
+        let Some(identifier) = identifier else {
+            return Err(Error::bad_file(&path, format!("expected a name ending in _XXXX{ending}, XXXX being the channel")));
+        };
+        cases.entry(identifier.to_owned()).or_default().push(path);
+    }
+    if cases.is_empty() {
+        return Err(Error::bad_file(folder, format!("no images: expected names ending in _XXXX{ending}")));
+    }
+    let case = |(identifier, mut images): (String, Vec<PathBuf>)| {
+        images.sort();
+        RawCase { identifier, images, label: None }
+    };
+    Ok(cases.into_iter().map(case).collect())
+}
+
+/// Python's `os.path.expandvars`: unknown variables stay as they are.
+fn expand(path: &str, variable: &dyn Fn(&str) -> Option<String>) -> String {
+    let mut expanded = String::new();
+    let mut rest = path;
+    while let Some(start) = rest.find('$') {
+        expanded.push_str(&rest[..start]);
+        let after = &rest[start + 1..];
+        let (name, length) = match after.strip_prefix('{').and_then(|braced| braced.split_once('}')) {
+            Some((name, _)) => (name, name.len() + 2),
+            None => {
+                let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                let length = after.find(|c| !word(c)).unwrap_or(after.len());
+                (&after[..length], length)
+            }
+        };
+        match variable(name).filter(|_| !name.is_empty()) {
+            Some(value) => expanded.push_str(&value),
+            None => expanded.push_str(&rest[start..start + 1 + length]),
+        }
+        rest = &after[length..];
+    }
+    expanded + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array3;
+
+    use super::*;
+    use crate::image::Geometry;
+
+    fn write(path: &Path) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let original_affine = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
+        let geometry = Geometry::Nibabel { original_affine };
+        Reader::Nibabel.write_segmentation(Array3::zeros((2, 3, 4)).view(), &geometry, path).unwrap();
+    }
+
+    fn dataset(channels: &str, extra: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            r#"{{"channel_names": {channels}, "labels": {{"background": 0, "a": 1}}, "numTraining": 2,
+            "file_ending": ".nii"{extra}}}"#
+        );
+        std::fs::write(folder.path().join("dataset.json"), text).unwrap();
+        folder
+    }
+
+    #[test]
+    fn cases_are_found_by_name() {
+        let folder = dataset(r#"{"0": "a", "1": "b"}"#, "");
+        for name in ["imagesTr/b_1_0000.nii", "imagesTr/b_1_0001.nii", "imagesTr/B_0000.nii", "imagesTr/B_0001.nii", "labelsTr/B.nii"] {
+            write(&folder.path().join(name));
+        }
+        std::fs::write(folder.path().join("imagesTr/._x_0000.nii"), "").unwrap();
+        let error = RawDataset::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("case b_1: no file"), "{error}");
+        write(&folder.path().join("labelsTr/b_1.nii"));
+        let opened = RawDataset::open(folder.path()).unwrap();
+        assert_eq!(opened.identifiers(), ["B", "b_1"]);
+        assert_eq!(opened.cases[1].images.len(), 2);
+        assert_eq!(opened.reader, Reader::Nibabel);
+        let (image, segmentation) = opened.read(&opened.cases[0]).unwrap();
+        assert_eq!(image.data.dim(), (2, 2, 3, 4));
+        assert_eq!(segmentation.unwrap().labels.dim(), (2, 3, 4));
+        write(&folder.path().join("imagesTr/b_1_0002.nii"));
+        let error = RawDataset::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("found 3 images"), "{error}");
+    }
+
+    #[test]
+    fn one_file_must_hold_all_channels() {
+        let folder = dataset(r#"{"0": "a", "1": "b"}"#, "");
+        write(&folder.path().join("imagesTr/a_0000.nii"));
+        write(&folder.path().join("labelsTr/a.nii"));
+        let opened = RawDataset::open(folder.path()).unwrap();
+        let error = opened.read(&opened.cases[0]).unwrap_err().to_string();
+        assert!(error.contains("1 channels, but dataset.json names 2"), "{error}");
+    }
+
+    #[test]
+    fn listed_cases_keep_their_order_and_expand_variables() {
+        let listed = r#", "dataset": {"z": {"images": ["${WHERE}/i.nii"], "label": "$WHERE/l.nii"},
+            "a": {"images": ["x/i.nii"], "label": "x/l.nii"}}"#;
+        let folder = dataset(r#"{"0": "a"}"#, listed);
+        write(&folder.path().join("x/i.nii"));
+        write(&folder.path().join("x/l.nii"));
+        let variable = |name: &str| (name == "WHERE").then(|| "x".to_owned());
+        let opened = RawDataset::open_with_variables(folder.path(), &variable).unwrap();
+        assert_eq!(opened.identifiers(), ["z", "a"]);
+        assert!(RawDataset::open(folder.path()).unwrap_err().to_string().contains("${WHERE}/i.nii"));
+    }
 }

@@ -1,8 +1,19 @@
 //! nnU-Net's checks of a raw data set.
 //! (nnunetv2/experiment_planning/verify_dataset_integrity.py)
 
-use super::RawDataset;
-use crate::{Result, progress::Observer};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use rayon::prelude::*;
+
+use super::{RawCase, RawDataset};
+use crate::{
+    Error, Result,
+    image::{Geometry, all_close},
+    progress::Observer,
+};
 
 /// Something wrong with a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,10 +35,103 @@ pub enum Severity {
     Error,
 }
 
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.case {
+            Some(case) => write!(f, "case {case}: {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
 /// All problems of a data set, in the order of its cases.
 ///
 /// # Errors
 /// [`crate::Error::Stopped`] only: what is wrong with the data is in the answer.
 pub fn verify_dataset_integrity(dataset: &RawDataset, observer: &dyn Observer) -> Result<Vec<Problem>> {
-    todo!("{:?} {}", dataset, observer.stop_requested())
+    let mut problems = document_problems(dataset);
+    let done = AtomicUsize::new(0);
+    let of_cases = dataset.cases.par_iter().map(|case| {
+        if observer.stop_requested() {
+            return Err(Error::Stopped);
+        }
+        let problems = case_problems(dataset, case);
+        observer.advanced("cases", done.fetch_add(1, Ordering::Relaxed) + 1, dataset.cases.len());
+        Ok(problems)
+    });
+    problems.extend(of_cases.collect::<Result<Vec<_>>>()?.into_iter().flatten());
+    Ok(problems)
+}
+
+/// The labels that a segmentation may hold, the ignore label with them.
+fn expected_labels(dataset: &RawDataset) -> BTreeSet<i16> {
+    let labels = dataset.dataset_json.all_labels().into_iter().chain(dataset.dataset_json.ignore_label());
+    labels.filter_map(|label| i16::try_from(label).ok()).collect()
+}
+
+fn document_problems(dataset: &RawDataset) -> Vec<Problem> {
+    let document = &dataset.dataset_json;
+    let error = |message: String| Problem { severity: Severity::Error, case: None, message };
+    let mut problems = Vec::new();
+    if !document.document().contains_key("channel_names") {
+        problems.push(error("dataset.json: channel_names is missing".into()));
+    }
+    let (found, expected) = (dataset.cases.len() as u64, document.num_training());
+    if found != expected {
+        problems.push(error(format!("dataset.json: numTraining is {expected}, but there are {found} cases")));
+    }
+    let labels = expected_labels(dataset);
+    let gap = labels.iter().zip(labels.iter().skip(1)).find(|(label, next)| **label + 1 != **next);
+    if let Some((label, next)) = gap {
+        problems.push(error(format!(
+            "dataset.json: labels must be consecutive integers, but {label} is followed by {next}"
+        )));
+    }
+    problems
+}
+
+fn case_problems(dataset: &RawDataset, case: &RawCase) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut found = |severity, message| {
+        problems.push(Problem { severity, case: Some(case.identifier.clone()), message });
+    };
+    let (image, segmentation) = match dataset.read(case) {
+        Ok((image, Some(segmentation))) => (image, segmentation),
+        Ok((_, None)) => {
+            found(Severity::Error, "it has no segmentation".into());
+            return problems;
+        }
+        Err(error) => {
+            let message = match error {
+                Error::BadCase { reason, .. } => reason,
+                other => other.to_string(),
+            };
+            found(Severity::Error, message);
+            return problems;
+        }
+    };
+    let expected = expected_labels(dataset);
+    let present: BTreeSet<i16> = segmentation.labels.iter().copied().collect();
+    if !present.is_subset(&expected) {
+        let message = format!("its segmentation holds the labels {present:?}, expected only {expected:?}");
+        found(Severity::Error, message);
+    }
+    if image.data.iter().any(|value| value.is_nan()) {
+        found(Severity::Error, "its images hold values that are not a number (NaN)".into());
+    }
+    if !all_close(&segmentation.spacing, &image.spacing) {
+        let (labels, images) = (segmentation.spacing, image.spacing);
+        found(Severity::Error, format!("its segmentation's spacing is {labels:?}, but its image's {images:?}"));
+    } else if !segmentation.geometry.is_close_to(&image.geometry) {
+        let (labels, images) = (describe(&segmentation.geometry), describe(&image.geometry));
+        found(Severity::Warning, format!("its segmentation lies at {labels}, but its image at {images}"));
+    }
+    problems
+}
+
+fn describe(geometry: &Geometry) -> String {
+    match geometry {
+        Geometry::SimpleItk { origin, direction, .. } => format!("origin {origin:?}, direction {direction:?}"),
+        Geometry::Nibabel { original_affine } => format!("affine {original_affine:?}"),
+    }
 }

@@ -3,11 +3,14 @@
 mod geometry;
 mod gzip;
 mod nifti;
+mod nifti_geometry;
 mod reader;
+mod voxels;
 
 use ndarray::{Array3, Array4};
 
 pub use geometry::Geometry;
+pub(crate) use geometry::all_close;
 pub use reader::Reader;
 
 /// A scan: its channels on one grid, with everything that nnU-Net knows of the grid.

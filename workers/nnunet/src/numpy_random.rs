@@ -44,6 +44,29 @@ impl RandomState {
         (0..size).map(move |_| self.up_to(n - 1))
     }
 
+    /// How often `choice(n, size, replace=True)` draws each of `0..n`.
+    ///
+    /// # Panics
+    /// As [`choice_with_replacement`](Self::choice_with_replacement).
+    pub fn choice_counts(&mut self, n: u32, size: u64) -> Vec<u32> {
+        assert!(n > 0, "choice from nothing");
+        let max = n - 1;
+        if max == 0 {
+            return vec![u32::try_from(size).unwrap_or(u32::MAX)];
+        }
+        // Rejected numbers are counted too and cut off at the end: no branch that the processor could guess wrong.
+        let mask = u32::MAX >> max.leading_zeros();
+        let mut counts = vec![0u32; mask as usize + 1];
+        let mut left = size;
+        while left > 0 {
+            let value = self.generator.next_u32() & mask;
+            counts[value as usize] += 1;
+            left -= u64::from(value <= max);
+        }
+        counts.truncate(n as usize);
+        counts
+    }
+
     /// `shuffle(values)` of a one-dimensional array.
     pub fn shuffle<T>(&mut self, values: &mut [T]) {
         for i in (1..values.len()).rev() {
@@ -87,6 +110,23 @@ mod tests {
         assert_eq!(chosen(&mut state, 7, 6), [1, 1, 2, 6, 3, 6]);
         assert_eq!(chosen(&mut state, 1, 3), [0, 0, 0]);
         assert_eq!(chosen(&mut state, 5, 3), [4, 4, 2]);
+    }
+
+    #[test]
+    fn counts_are_those_of_the_draws() {
+        for n in [1, 2, 7, 1000, 1025] {
+            let (mut drawing, mut counting) = (RandomState::new(5), RandomState::new(5));
+            let mut expected = vec![0; n as usize];
+            drawing
+                .choice_with_replacement(n, 5000)
+                .for_each(|value| expected[value as usize] += 1);
+            assert_eq!(counting.choice_counts(n, 5000), expected);
+            assert_eq!(
+                counting.up_to(u32::MAX),
+                drawing.up_to(u32::MAX),
+                "both consumed as much"
+            );
+        }
     }
 
     #[test]

@@ -42,10 +42,16 @@ impl Inventory {
                 return Err(Error::Stopped);
             }
             let digest = CaseDigest::of(case)?;
-            observer.advanced("cases", done.fetch_add(1, Ordering::Relaxed) + 1, dataset.cases.len());
+            observer.advanced(
+                "cases",
+                done.fetch_add(1, Ordering::Relaxed) + 1,
+                dataset.cases.len(),
+            );
             Ok(digest)
         });
-        Ok(Inventory { cases: digested.collect::<Result<_>>()? })
+        Ok(Inventory {
+            cases: digested.collect::<Result<_>>()?,
+        })
     }
 
     /// Compares the data set's list of cases, without their content, to this inventory.
@@ -55,15 +61,24 @@ impl Inventory {
     pub fn check_list(&self, dataset: &RawDataset) -> Result<()> {
         let known = |identifier: &str| self.cases.iter().any(|case| case.identifier == identifier);
         if let Some(case) = dataset.cases.iter().find(|case| !known(&case.identifier)) {
-            return Err(Error::bad_case(&case.identifier, "it was added after the job's inventory was taken"));
+            return Err(Error::bad_case(
+                &case.identifier,
+                "it was added after the job's inventory was taken",
+            ));
         }
         for (case, taken) in dataset.cases.iter().zip(&self.cases) {
             if case.identifier != taken.identifier {
-                return Err(Error::bad_case(&taken.identifier, "it was removed or moved after the job's inventory was taken"));
+                return Err(Error::bad_case(
+                    &taken.identifier,
+                    "it was removed or moved after the job's inventory was taken",
+                ));
             }
         }
         match self.cases.get(dataset.cases.len()) {
-            Some(gone) => Err(Error::bad_case(&gone.identifier, "it was removed after the job's inventory was taken")),
+            Some(gone) => Err(Error::bad_case(
+                &gone.identifier,
+                "it was removed after the job's inventory was taken",
+            )),
             None => Ok(()),
         }
     }
@@ -79,7 +94,10 @@ impl Inventory {
             return Err(Error::bad_case(format!("#{ordinal}"), reason));
         };
         if CaseDigest::of(case)? != *taken {
-            return Err(Error::bad_case(&taken.identifier, "its files changed after the job's inventory was taken"));
+            return Err(Error::bad_case(
+                &taken.identifier,
+                "its files changed after the job's inventory was taken",
+            ));
         }
         Ok(())
     }
@@ -106,7 +124,11 @@ impl CaseDigest {
             bytes += length;
         }
         let digest = hex::encode(hasher.finalize());
-        Ok(CaseDigest { identifier: case.identifier.clone(), digest, bytes })
+        Ok(CaseDigest {
+            identifier: case.identifier.clone(),
+            digest,
+            bytes,
+        })
     }
 }
 
@@ -123,7 +145,11 @@ mod tests {
         let case = |name: &str| {
             let image = folder.path().join(name);
             std::fs::write(&image, name).unwrap();
-            RawCase { identifier: name.into(), images: vec![image], label: None }
+            RawCase {
+                identifier: name.into(),
+                images: vec![image],
+                label: None,
+            }
         };
         let text = r#"{"channel_names": {"0": "a"}, "labels": {"background": 0}, "numTraining": 2, "file_ending": ".nii"}"#;
         let mut dataset = RawDataset {
@@ -138,11 +164,32 @@ mod tests {
         inventory.check_list(&dataset).unwrap();
         inventory.check_case(&dataset, 1).unwrap();
         std::fs::write(folder.path().join("b"), "c").unwrap();
-        assert!(inventory.check_case(&dataset, 1).unwrap_err().to_string().contains("case b: its files changed"));
-        assert_ne!(Inventory::take(&dataset, &Unobserved).unwrap().digest(), inventory.digest());
+        assert!(
+            inventory
+                .check_case(&dataset, 1)
+                .unwrap_err()
+                .to_string()
+                .contains("case b: its files changed")
+        );
+        assert_ne!(
+            Inventory::take(&dataset, &Unobserved).unwrap().digest(),
+            inventory.digest()
+        );
         dataset.cases.push(case("d"));
-        assert!(inventory.check_list(&dataset).unwrap_err().to_string().contains("case d: it was added"));
+        assert!(
+            inventory
+                .check_list(&dataset)
+                .unwrap_err()
+                .to_string()
+                .contains("case d: it was added")
+        );
         dataset.cases.truncate(1);
-        assert!(inventory.check_list(&dataset).unwrap_err().to_string().contains("case b: it was removed"));
+        assert!(
+            inventory
+                .check_list(&dataset)
+                .unwrap_err()
+                .to_string()
+                .contains("case b: it was removed")
+        );
     }
 }

@@ -55,7 +55,10 @@ impl RawDataset {
     ///
     /// # Errors
     /// As of [`RawDataset::open`].
-    pub fn open_with_variables(folder: &Path, variable: &dyn Fn(&str) -> Option<String>) -> Result<RawDataset> {
+    pub fn open_with_variables(
+        folder: &Path,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<RawDataset> {
         let dataset_json = read_dataset_json(folder)?;
         let channels = dataset_json.channels();
         let mut cases = Vec::new();
@@ -74,7 +77,8 @@ impl RawDataset {
                 let labels = folder.join("labelsTr");
                 cases = cases_in(&folder.join("imagesTr"), dataset_json.file_ending())?;
                 for case in &mut cases {
-                    case.label = Some(labels.join(format!("{}{}", case.identifier, dataset_json.file_ending())));
+                    case.label =
+                        Some(labels.join(format!("{}{}", case.identifier, dataset_json.file_ending())));
                 }
             }
         }
@@ -85,14 +89,27 @@ impl RawDataset {
             return Err(Error::bad_file(folder, "the data set has no training cases"));
         };
         let reader = Reader::for_dataset(&dataset_json, example)?;
-        let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
-        Ok(RawDataset { folder: folder.to_owned(), name, dataset_json, reader, cases })
+        let name = folder
+            .file_name()
+            .unwrap_or(folder.as_os_str())
+            .to_string_lossy()
+            .into_owned();
+        Ok(RawDataset {
+            folder: folder.to_owned(),
+            name,
+            dataset_json,
+            reader,
+            cases,
+        })
     }
 
     /// The number of the data set, the XYZ of `DatasetXYZ_name`.
     pub fn id(&self) -> Option<u32> {
         let digits = self.name.strip_prefix("Dataset")?.get(..3)?;
-        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+        digits
+            .bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| digits.parse().ok())?
     }
 
     /// The identifiers of all cases, in their order.
@@ -131,7 +148,9 @@ impl RawCase {
             let reason = format!("its images have {found} channels, but dataset.json names {channels}");
             return Err(Error::bad_case(&self.identifier, reason));
         }
-        let Some(label) = &self.label else { return Ok((image, None)) };
+        let Some(label) = &self.label else {
+            return Ok((image, None));
+        };
         let segmentation = reader.read_segmentation(label)?;
         if segmentation.labels.dim() != (z, y, x) {
             let (found, expected) = (segmentation.labels.shape().to_vec(), [z, y, x]);
@@ -154,7 +173,10 @@ impl RawCase {
             return Err(Error::bad_case(&self.identifier, reason));
         }
         match self.files().find(|file| !file.is_file()) {
-            Some(missing) => Err(Error::bad_case(&self.identifier, format!("no file {}", missing.display()))),
+            Some(missing) => Err(Error::bad_case(
+                &self.identifier,
+                format!("no file {}", missing.display()),
+            )),
             None => Ok(()),
         }
     }
@@ -184,7 +206,9 @@ fn cases_in(folder: &Path, ending: &str) -> Result<Vec<RawCase>> {
     let mut cases: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
-        let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
+        let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else {
+            continue;
+        };
         if name.starts_with('.') || !name.ends_with(ending) || !path.is_file() {
             continue;
         }
@@ -193,16 +217,26 @@ fn cases_in(folder: &Path, ending: &str) -> Result<Vec<RawCase>> {
             (channel.len() == 4 && channel.bytes().all(|byte| byte.is_ascii_digit())).then_some(identifier)
         });
         let Some(identifier) = identifier else {
-            return Err(Error::bad_file(&path, format!("expected a name ending in _XXXX{ending}, XXXX being the channel")));
+            return Err(Error::bad_file(
+                &path,
+                format!("expected a name ending in _XXXX{ending}, XXXX being the channel"),
+            ));
         };
         cases.entry(identifier.to_owned()).or_default().push(path);
     }
     if cases.is_empty() {
-        return Err(Error::bad_file(folder, format!("no images: expected names ending in _XXXX{ending}")));
+        return Err(Error::bad_file(
+            folder,
+            format!("no images: expected names ending in _XXXX{ending}"),
+        ));
     }
     let case = |(identifier, mut images): (String, Vec<PathBuf>)| {
         images.sort();
-        RawCase { identifier, images, label: None }
+        RawCase {
+            identifier,
+            images,
+            label: None,
+        }
     };
     Ok(cases.into_iter().map(case).collect())
 }
@@ -240,9 +274,16 @@ mod tests {
 
     fn write(path: &Path) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let original_affine = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
+        let original_affine = [
+            [1.0, 0.0, 0.0, 0.0],
+            [0.0, 1.0, 0.0, 0.0],
+            [0.0, 0.0, 1.0, 0.0],
+            [0.0, 0.0, 0.0, 1.0],
+        ];
         let geometry = Geometry::Nibabel { original_affine };
-        Reader::Nibabel.write_segmentation(Array3::zeros((2, 3, 4)).view(), &geometry, path).unwrap();
+        Reader::Nibabel
+            .write_segmentation(Array3::zeros((2, 3, 4)).view(), &geometry, path)
+            .unwrap();
     }
 
     fn dataset(channels: &str, extra: &str) -> tempfile::TempDir {
@@ -258,7 +299,13 @@ mod tests {
     #[test]
     fn cases_are_found_by_name() {
         let folder = dataset(r#"{"0": "a", "1": "b"}"#, "");
-        for name in ["imagesTr/b_1_0000.nii", "imagesTr/b_1_0001.nii", "imagesTr/B_0000.nii", "imagesTr/B_0001.nii", "labelsTr/B.nii"] {
+        for name in [
+            "imagesTr/b_1_0000.nii",
+            "imagesTr/b_1_0001.nii",
+            "imagesTr/B_0000.nii",
+            "imagesTr/B_0001.nii",
+            "labelsTr/B.nii",
+        ] {
             write(&folder.path().join(name));
         }
         std::fs::write(folder.path().join("imagesTr/._x_0000.nii"), "").unwrap();
@@ -297,6 +344,11 @@ mod tests {
         let variable = |name: &str| (name == "WHERE").then(|| "x".to_owned());
         let opened = RawDataset::open_with_variables(folder.path(), &variable).unwrap();
         assert_eq!(opened.identifiers(), ["z", "a"]);
-        assert!(RawDataset::open(folder.path()).unwrap_err().to_string().contains("${WHERE}/i.nii"));
+        assert!(
+            RawDataset::open(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("${WHERE}/i.nii")
+        );
     }
 }

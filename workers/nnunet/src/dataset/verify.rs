@@ -56,7 +56,11 @@ pub fn verify_dataset_integrity(dataset: &RawDataset, observer: &dyn Observer) -
             return Err(Error::Stopped);
         }
         let problems = case_problems(dataset, case);
-        observer.advanced("cases", done.fetch_add(1, Ordering::Relaxed) + 1, dataset.cases.len());
+        observer.advanced(
+            "cases",
+            done.fetch_add(1, Ordering::Relaxed) + 1,
+            dataset.cases.len(),
+        );
         Ok(problems)
     });
     problems.extend(of_cases.collect::<Result<Vec<_>>>()?.into_iter().flatten());
@@ -65,23 +69,36 @@ pub fn verify_dataset_integrity(dataset: &RawDataset, observer: &dyn Observer) -
 
 /// The labels that a segmentation may hold, the ignore label with them.
 fn expected_labels(dataset: &RawDataset) -> BTreeSet<i16> {
-    let labels = dataset.dataset_json.all_labels().into_iter().chain(dataset.dataset_json.ignore_label());
+    let labels = dataset
+        .dataset_json
+        .all_labels()
+        .into_iter()
+        .chain(dataset.dataset_json.ignore_label());
     labels.filter_map(|label| i16::try_from(label).ok()).collect()
 }
 
 fn document_problems(dataset: &RawDataset) -> Vec<Problem> {
     let document = &dataset.dataset_json;
-    let error = |message: String| Problem { severity: Severity::Error, case: None, message };
+    let error = |message: String| Problem {
+        severity: Severity::Error,
+        case: None,
+        message,
+    };
     let mut problems = Vec::new();
     if !document.document().contains_key("channel_names") {
         problems.push(error("dataset.json: channel_names is missing".into()));
     }
     let (found, expected) = (dataset.cases.len() as u64, document.num_training());
     if found != expected {
-        problems.push(error(format!("dataset.json: numTraining is {expected}, but there are {found} cases")));
+        problems.push(error(format!(
+            "dataset.json: numTraining is {expected}, but there are {found} cases"
+        )));
     }
     let labels = expected_labels(dataset);
-    let gap = labels.iter().zip(labels.iter().skip(1)).find(|(label, next)| **label + 1 != **next);
+    let gap = labels
+        .iter()
+        .zip(labels.iter().skip(1))
+        .find(|(label, next)| **label + 1 != **next);
     if let Some((label, next)) = gap {
         problems.push(error(format!(
             "dataset.json: labels must be consecutive integers, but {label} is followed by {next}"
@@ -93,7 +110,11 @@ fn document_problems(dataset: &RawDataset) -> Vec<Problem> {
 fn case_problems(dataset: &RawDataset, case: &RawCase) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut found = |severity, message| {
-        problems.push(Problem { severity, case: Some(case.identifier.clone()), message });
+        problems.push(Problem {
+            severity,
+            case: Some(case.identifier.clone()),
+            message,
+        });
     };
     let (image, segmentation) = match dataset.read(case) {
         Ok((image, Some(segmentation))) => (image, segmentation),
@@ -117,21 +138,32 @@ fn case_problems(dataset: &RawDataset, case: &RawCase) -> Vec<Problem> {
         found(Severity::Error, message);
     }
     if image.data.iter().any(|value| value.is_nan()) {
-        found(Severity::Error, "its images hold values that are not a number (NaN)".into());
+        found(
+            Severity::Error,
+            "its images hold values that are not a number (NaN)".into(),
+        );
     }
     if !all_close(&segmentation.spacing, &image.spacing) {
         let (labels, images) = (segmentation.spacing, image.spacing);
-        found(Severity::Error, format!("its segmentation's spacing is {labels:?}, but its image's {images:?}"));
+        found(
+            Severity::Error,
+            format!("its segmentation's spacing is {labels:?}, but its image's {images:?}"),
+        );
     } else if !segmentation.geometry.is_close_to(&image.geometry) {
         let (labels, images) = (describe(&segmentation.geometry), describe(&image.geometry));
-        found(Severity::Warning, format!("its segmentation lies at {labels}, but its image at {images}"));
+        found(
+            Severity::Warning,
+            format!("its segmentation lies at {labels}, but its image at {images}"),
+        );
     }
     problems
 }
 
 fn describe(geometry: &Geometry) -> String {
     match geometry {
-        Geometry::SimpleItk { origin, direction, .. } => format!("origin {origin:?}, direction {direction:?}"),
+        Geometry::SimpleItk {
+            origin, direction, ..
+        } => format!("origin {origin:?}, direction {direction:?}"),
         Geometry::Nibabel { original_affine } => format!("affine {original_affine:?}"),
     }
 }

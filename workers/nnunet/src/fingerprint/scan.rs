@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::ExactSum;
+use super::{
+    exact_sum::{Sum, SumOfSquares},
+    sample::{CaseSamples, add_counts, halves, over_cases, samples_per_case},
+};
 use crate::{
-    Result,
+    Error, Result,
     dataset::{RawCase, RawDataset},
     progress::Observer,
 };
@@ -25,16 +28,16 @@ pub struct Scan {
     pub channels: Vec<ChannelScan>,
 }
 
-/// The grid of a case. Floats are kept as bits so that they sort and compare exactly; all are positive.
+/// The grid of a case. Spacings are kept as bits so that they sort and compare exactly; all are positive.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CaseShape {
-    /// Voxels (z, y, x) before cropping to nonzero.
-    pub before: [u64; 3],
-    /// Voxels (z, y, x) after.
+    /// Voxels (z, y, x) after cropping to nonzero.
     pub after: [u64; 3],
     /// Bits of the spacing (z, y, x) in mm.
     pub spacing_bits: [u64; 3],
+    /// Voxels (z, y, x) before cropping.
+    pub before: [u64; 3],
 }
 
 /// The samples of one channel.
@@ -44,9 +47,9 @@ pub struct ChannelScan {
     /// The number of samples.
     pub count: u64,
     /// The exact sum of the samples.
-    pub sum: ExactSum<6>,
+    pub sum: Sum,
     /// The exact sum of their squares.
-    pub sum_of_squares: ExactSum<11>,
+    pub sum_of_squares: SumOfSquares,
     /// How many samples have each high half of the ordered float bits.
     pub high: BTreeMap<u16, u64>,
 }
@@ -61,23 +64,125 @@ pub fn scan(
     cases_in_total: u64,
     observer: &dyn Observer,
 ) -> Result<Scan> {
-    todo!(
-        "{dataset:?} {cases:?} {cases_in_total} {}",
-        observer.stop_requested()
+    let channels = dataset.dataset_json.channels();
+    over_cases(
+        dataset,
+        cases,
+        cases_in_total,
+        observer,
+        |samples| Scan::of(samples, cases_in_total),
+        || Scan::empty(channels, cases_in_total),
+        |mut a, b| {
+            a.merge(&b)?;
+            Ok(a)
+        },
     )
 }
 
 impl Scan {
     /// The scan of no cases, to merge others into.
     pub fn empty(channels: usize, cases_in_total: u64) -> Scan {
-        todo!("{channels} {cases_in_total}")
+        let channels = vec![ChannelScan::default(); channels];
+        Scan {
+            cases_in_total,
+            cases: Vec::new(),
+            without_foreground: 0,
+            channels,
+        }
+    }
+
+    fn of(case: CaseSamples, cases_in_total: u64) -> Scan {
+        let without_foreground = u64::from(case.channels.iter().all(Vec::is_empty));
+        let channels = case.channels.iter().map(|samples| {
+            let mut channel = ChannelScan::default();
+            for &(value, count) in samples {
+                channel.count += u64::from(count);
+                channel.sum.add(value, count);
+                channel.sum_of_squares.add_square(value, count);
+                *channel.high.entry(halves(value).0).or_default() += u64::from(count);
+            }
+            channel
+        });
+        Scan {
+            cases_in_total,
+            channels: channels.collect(),
+            cases: vec![case.shape],
+            without_foreground,
+        }
     }
 
     /// Adds another scan of other cases.
     ///
     /// # Errors
-    /// The scans differ in their number of channels or of cases in total.
+    /// The scans differ in their number of channels or of cases in total, or `other` contradicts itself.
     pub fn merge(&mut self, other: &Scan) -> Result<()> {
-        todo!("{other:?}")
+        other.check()?;
+        if self.cases_in_total != other.cases_in_total {
+            let (ours, theirs) = (self.cases_in_total, other.cases_in_total);
+            return Err(invalid(format!(
+                "one was drawn for {ours} cases in total, another for {theirs}"
+            )));
+        }
+        if self.channels.len() != other.channels.len() {
+            let (ours, theirs) = (self.channels.len(), other.channels.len());
+            return Err(invalid(format!("one has {ours} channels, another {theirs}")));
+        }
+        let overflow = || invalid("its counts do not fit 64 bits".into());
+        self.without_foreground = self
+            .without_foreground
+            .checked_add(other.without_foreground)
+            .ok_or_else(overflow)?;
+        for (channel, other) in self.channels.iter_mut().zip(&other.channels) {
+            channel.count = channel.count.checked_add(other.count).ok_or_else(overflow)?;
+            channel.sum.merge(&other.sum);
+            channel.sum_of_squares.merge(&other.sum_of_squares);
+            add_counts(&mut channel.high, &other.high).ok_or_else(overflow)?;
+        }
+        self.cases.extend_from_slice(&other.cases);
+        self.cases.sort_unstable();
+        Ok(())
     }
+
+    /// What must hold for the scan of any cases, whoever made it.
+    fn check(&self) -> Result<()> {
+        let cases = self.cases.len() as u64;
+        if cases > self.cases_in_total || self.without_foreground > cases {
+            let (without, total) = (self.without_foreground, self.cases_in_total);
+            return Err(invalid(format!(
+                "it has {cases} cases, {without} of them without foreground, of {total}"
+            )));
+        }
+        let expected = (cases - self.without_foreground).checked_mul(samples_per_case(self.cases_in_total));
+        for (index, channel) in self.channels.iter().enumerate() {
+            let binned = channel
+                .high
+                .values()
+                .try_fold(0u64, |sum, &count| sum.checked_add(count));
+            if expected != Some(channel.count) || binned != expected {
+                let (count, cases) = (channel.count, cases - self.without_foreground);
+                return Err(invalid(format!(
+                    "channel {index} has {count} samples of {cases} cases with foreground"
+                )));
+            }
+        }
+        let fits = |case: &CaseShape| {
+            let spacing = case.spacing_bits.map(f64::from_bits);
+            (0..3).all(|axis| (1..=case.before[axis]).contains(&case.after[axis]))
+                && spacing.iter().all(|&s| s.is_finite() && s > 0.0)
+        };
+        match self.cases.iter().find(|case| !fits(case)) {
+            Some(case) => Err(invalid(format!(
+                "a case of {:?} voxels, {:?} after cropping, with spacing {:?}",
+                case.before,
+                case.after,
+                case.spacing_bits.map(f64::from_bits)
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Two scans that do not fit, or one that cannot be right.
+fn invalid(reason: String) -> Error {
+    Error::invalid("fingerprint scan", reason)
 }

@@ -4,12 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::Scan;
+use super::{
+    Scan,
+    sample::{CaseSamples, add_counts, halves, over_cases},
+};
 use crate::{
-    Result,
+    Error, Result,
     dataset::{RawCase, RawDataset},
     progress::Observer,
 };
+
+/// The percentiles of the fingerprint: 0.5, 50 and 99.5.
+pub(super) const QUANTILES: [f64; 3] = [0.5 / 100.0, 50.0 / 100.0, 99.5 / 100.0];
 
 /// The high halves, per channel, in which the wanted ranks lie: what pass 2 looks into.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,14 +38,42 @@ pub struct Selection {
 /// Looks into `cases` once more.
 ///
 /// # Errors
-/// As of [`scan`](super::scan).
+/// As of [`scan`](super::scan); a request for another number of channels.
 pub fn select(
     dataset: &RawDataset,
     cases: &[RawCase],
     wanted: &Wanted,
     observer: &dyn Observer,
 ) -> Result<Selection> {
-    todo!("{dataset:?} {cases:?} {wanted:?} {}", observer.stop_requested())
+    let (asked, expected) = (wanted.high.len(), dataset.dataset_json.channels());
+    if asked != expected {
+        return Err(invalid(format!(
+            "it is wanted of {asked} channels, but dataset.json names {expected}"
+        )));
+    }
+    over_cases(
+        dataset,
+        cases,
+        wanted.cases_in_total,
+        observer,
+        |samples| Selection::of(samples, wanted),
+        || Selection::empty(wanted),
+        |mut a, b| {
+            a.merge(&b)?;
+            Ok(a)
+        },
+    )
+}
+
+/// numpy's linear interpolation: the ranks around a quantile of `count` values, and the weight of the upper.
+pub(super) fn ranks_around(count: u64, quantile: f64) -> (u64, u64, f64) {
+    let last = count - 1;
+    let position = last as f64 * quantile;
+    let lower = position.floor();
+    if position >= last as f64 {
+        return (last, last, 0.0);
+    }
+    (lower as u64, lower as u64 + 1, position - lower)
 }
 
 impl Wanted {
@@ -48,14 +82,59 @@ impl Wanted {
     /// # Errors
     /// A channel without any sample: no case of any site has foreground. Cases are missing or too many.
     pub fn of(scan: &Scan) -> Result<Wanted> {
-        todo!("{scan:?}")
+        let (found, expected) = (scan.cases.len() as u64, scan.cases_in_total);
+        if found != expected {
+            return Err(invalid(format!(
+                "{found} cases were scanned, but there are {expected} in total"
+            )));
+        }
+        let mut high = Vec::with_capacity(scan.channels.len());
+        for channel in &scan.channels {
+            if channel.count == 0 {
+                return Err(invalid("no case has any foreground".into()));
+            }
+            let mut wanted: BTreeSet<u64> = BTreeSet::from([0, channel.count - 1]);
+            for quantile in QUANTILES {
+                let (lower, upper, _) = ranks_around(channel.count, quantile);
+                wanted.extend([lower, upper]);
+            }
+            let mut bins = BTreeSet::new();
+            let mut below = 0;
+            for (&bin, &count) in &channel.high {
+                if wanted.range(below..below + count).next().is_some() {
+                    bins.insert(bin);
+                }
+                below += count;
+            }
+            high.push(bins);
+        }
+        Ok(Wanted {
+            cases_in_total: scan.cases_in_total,
+            high,
+        })
     }
 }
 
 impl Selection {
     /// The selection of no cases, to merge others into.
     pub fn empty(wanted: &Wanted) -> Selection {
-        todo!("{wanted:?}")
+        let bins = |high: &BTreeSet<u16>| high.iter().map(|&bin| (bin, BTreeMap::new())).collect();
+        Selection {
+            channels: wanted.high.iter().map(bins).collect(),
+        }
+    }
+
+    fn of(case: CaseSamples, wanted: &Wanted) -> Selection {
+        let mut selection = Selection::empty(wanted);
+        for (bins, samples) in selection.channels.iter_mut().zip(&case.channels) {
+            for &(value, count) in samples {
+                let (high, low) = halves(value);
+                if let Some(lows) = bins.get_mut(&high) {
+                    *lows.entry(low).or_default() += u64::from(count);
+                }
+            }
+        }
+        selection
     }
 
     /// Adds another selection of other cases.
@@ -63,6 +142,27 @@ impl Selection {
     /// # Errors
     /// The selections looked into different high halves.
     pub fn merge(&mut self, other: &Selection) -> Result<()> {
-        todo!("{other:?}")
+        let same_bins = self.channels.len() == other.channels.len()
+            && self
+                .channels
+                .iter()
+                .zip(&other.channels)
+                .all(|(a, b)| a.keys().eq(b.keys()));
+        if !same_bins {
+            return Err(invalid(
+                "two selections looked into different parts of the histogram".into(),
+            ));
+        }
+        for (bins, other) in self.channels.iter_mut().zip(&other.channels) {
+            for (lows, other) in bins.values_mut().zip(other.values()) {
+                add_counts(lows, other).ok_or_else(|| invalid("its counts do not fit 64 bits".into()))?;
+            }
+        }
+        Ok(())
     }
+}
+
+/// Selections that do not fit each other, the scan, or the data.
+pub(super) fn invalid(reason: String) -> Error {
+    Error::invalid("fingerprint selection", reason)
 }

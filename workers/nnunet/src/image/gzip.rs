@@ -18,7 +18,9 @@ pub(super) fn is_gzip(bytes: &[u8]) -> bool {
 /// The first `length` inflated bytes, or fewer where there are no more.
 pub(super) fn head(compressed: &[u8], length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(length);
-    MultiGzDecoder::new(compressed).take(length as u64).read_to_end(&mut bytes)?;
+    MultiGzDecoder::new(compressed)
+        .take(length as u64)
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -26,10 +28,14 @@ pub(super) fn head(compressed: &[u8], length: usize) -> io::Result<Vec<u8>> {
 pub(super) fn inflate(compressed: &[u8], expected: usize) -> Result<Vec<u8>, String> {
     if expected / LARGEST_RATIO > compressed.len() {
         let length = compressed.len();
-        return Err(format!("its header promises {expected} bytes, more than {length} compressed bytes can hold"));
+        return Err(format!(
+            "its header promises {expected} bytes, more than {length} compressed bytes can hold"
+        ));
     }
     // The usual file is one member of just the expected size: its last four bytes say so.
-    let claimed = compressed.last_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    let claimed = compressed
+        .last_chunk()
+        .map_or(0, |bytes| u32::from_le_bytes(*bytes));
     if claimed == expected as u32 {
         let mut bytes = vec![0; expected];
         if Decompressor::new().gzip_decompress(compressed, &mut bytes) == Ok(expected) {
@@ -41,7 +47,10 @@ pub(super) fn inflate(compressed: &[u8], expected: usize) -> Result<Vec<u8>, Str
     let result = decoder.by_ref().take(expected as u64).read_to_end(&mut bytes);
     result.map_err(|error| format!("broken gzip data: {error}"))?;
     if bytes.len() < expected {
-        return Err(format!("its header promises {expected} bytes, but it holds {}", bytes.len()));
+        return Err(format!(
+            "its header promises {expected} bytes, but it holds {}",
+            bytes.len()
+        ));
     }
     io::copy(&mut decoder, &mut io::sink()).map_err(|error| format!("broken gzip data: {error}"))?;
     Ok(bytes)
@@ -52,7 +61,9 @@ pub(super) fn deflate(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let level = CompressionLvl::new(LEVEL).map_err(|error| format!("{error:?}"))?;
     let mut compressor = Compressor::new(level);
     let mut compressed = vec![0; compressor.gzip_compress_bound(bytes.len())];
-    let length = compressor.gzip_compress(bytes, &mut compressed).map_err(|error| error.to_string())?;
+    let length = compressor
+        .gzip_compress(bytes, &mut compressed)
+        .map_err(|error| error.to_string())?;
     compressed.truncate(length);
     Ok(compressed)
 }

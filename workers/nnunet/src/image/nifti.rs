@@ -61,9 +61,14 @@ pub(super) fn read(path: &Path) -> Result<Volume> {
         let header = Header::parse(&file).map_err(bad)?;
         if file.len() < header.end() {
             let (promised, held) = (header.end(), file.len());
-            return Err(bad(format!("its header promises {promised} bytes, but it holds {held}")));
+            return Err(bad(format!(
+                "its header promises {promised} bytes, but it holds {held}"
+            )));
         }
-        return Ok(Volume { header, content: file });
+        return Ok(Volume {
+            header,
+            content: file,
+        });
     }
     let head = gzip::head(&file, HEADER).map_err(|error| bad(format!("broken gzip data: {error}")))?;
     let header = Header::parse(&head).map_err(bad)?;
@@ -79,7 +84,10 @@ pub(super) fn write(header: &Header, voxels: &[u8], path: &Path) -> Result<()> {
     if name.ends_with(".nii.gz") {
         bytes = gzip::deflate(&bytes).map_err(|reason| Error::bad_file(path, reason))?;
     } else if !name.ends_with(".nii") {
-        return Err(Error::bad_file(path, "segmentations are written as .nii or .nii.gz"));
+        return Err(Error::bad_file(
+            path,
+            "segmentations are written as .nii or .nii.gz",
+        ));
     }
     std::fs::write(path, bytes).map_err(Error::io(path))
 }
@@ -139,7 +147,15 @@ impl Header {
         };
         let mut bytes = [0; HEADER];
         bytes[..348].copy_from_slice(proper);
-        let size = |big_endian| i32::from_le_bytes(Fields { bytes: &bytes, big_endian }.take(0));
+        let size = |big_endian| {
+            i32::from_le_bytes(
+                Fields {
+                    bytes: &bytes,
+                    big_endian,
+                }
+                .take(0),
+            )
+        };
         let big_endian = match (size(false), size(true)) {
             (348, _) => false,
             (_, 348) => true,
@@ -149,7 +165,10 @@ impl Header {
         if &bytes[344..347] != b"n+1" {
             return Err("not a single-file NIfTI-1 (.hdr and .img pairs are not supported)".into());
         }
-        let fields = Fields { bytes: &bytes, big_endian };
+        let fields = Fields {
+            bytes: &bytes,
+            big_endian,
+        };
         let axes = fields.i16(40);
         if !(1..=7).contains(&axes) {
             return Err(format!("dim[0] is {axes}, expected 1 to 7"));
@@ -157,9 +176,12 @@ impl Header {
         let mut dims = Vec::new();
         for axis in 1..=axes as usize {
             let dim = fields.i16(40 + 2 * axis);
-            dims.push(usize::try_from(dim).ok().filter(|&dim| dim > 0).ok_or_else(|| {
-                format!("dim[{axis}] is {dim}, expected at least 1")
-            })?);
+            dims.push(
+                usize::try_from(dim)
+                    .ok()
+                    .filter(|&dim| dim > 0)
+                    .ok_or_else(|| format!("dim[{axis}] is {dim}, expected at least 1"))?,
+            );
         }
         let voxel_type = VoxelType::from_code(fields.i16(70))?;
         let offset = fields.f32(108);
@@ -193,14 +215,18 @@ impl Header {
     }
 
     fn checked_end(&self) -> Option<usize> {
-        let voxels = self.dims.iter().try_fold(self.voxel_type.bytes(), |size, &dim| size.checked_mul(dim))?;
+        let voxels = self
+            .dims
+            .iter()
+            .try_fold(self.voxel_type.bytes(), |size, &dim| size.checked_mul(dim))?;
         voxels.checked_add(self.offset)
     }
 
     /// The header as little-endian bytes.
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; HEADER];
-        let mut put = |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
+        let mut put =
+            |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
         put(0, &348i32.to_le_bytes());
         put(38, b"r");
         put(40, &(self.dims.len() as i16).to_le_bytes());
@@ -219,7 +245,11 @@ impl Header {
         put(123, &[self.units]);
         put(252, &self.qform_code.to_le_bytes());
         put(254, &self.sform_code.to_le_bytes());
-        let transform = self.quaternion.iter().chain(&self.quaternion_offset).chain(self.rows.as_flattened());
+        let transform = self
+            .quaternion
+            .iter()
+            .chain(&self.quaternion_offset)
+            .chain(self.rows.as_flattened());
         for (i, value) in transform.enumerate() {
             put(256 + 4 * i, &value.to_le_bytes());
         }
@@ -253,7 +283,15 @@ mod tests {
         for (name, compressed) in [("a.nii", false), ("a.nii.gz", true)] {
             let path = folder.path().join(name);
             let bytes = huge.bytes();
-            std::fs::write(&path, if compressed { gzip::deflate(&bytes).unwrap() } else { bytes }).unwrap();
+            std::fs::write(
+                &path,
+                if compressed {
+                    gzip::deflate(&bytes).unwrap()
+                } else {
+                    bytes
+                },
+            )
+            .unwrap();
             let error = read(&path).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("promises"), "{error}");
         }

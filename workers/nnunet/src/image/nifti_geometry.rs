@@ -29,12 +29,20 @@ pub(super) fn itk(header: &Header, axes: usize) -> Result<Geometry, String> {
     // The NIfTI library that ITK uses takes 0 and what is not a number as 1.
     let pixdim: Vec<f64> = header.pixdim[1..=axes]
         .iter()
-        .map(|&d| if d == 0.0 || !d.is_finite() { 1.0 } else { f64::from(d) })
+        .map(|&d| {
+            if d == 0.0 || !d.is_finite() {
+                1.0
+            } else {
+                f64::from(d)
+            }
+        })
         .collect();
     let mut spacing: Vec<f64> = pixdim.iter().map(|d| d.abs()).collect();
     spacing.iter_mut().take(3).for_each(|s| *s *= scale);
     let mut origin = vec![0.0; axes];
-    let mut direction: Vec<f64> = (0..axes * axes).map(|i| f64::from(u8::from(i % (axes + 1) == 0))).collect();
+    let mut direction: Vec<f64> = (0..axes * axes)
+        .map(|i| f64::from(u8::from(i % (axes + 1) == 0)))
+        .collect();
     if let Some(affine) = itk_affine(header)? {
         let in_space = axes.min(3);
         let patient = |row: usize| if row < 2 { -1.0 } else { 1.0 };
@@ -42,7 +50,10 @@ pub(super) fn itk(header: &Header, axes: usize) -> Result<Geometry, String> {
             origin[row] = patient(row) * affine[row][3] * scale;
         }
         for column in 0..in_space {
-            let length = (0..in_space).map(|row| affine[row][column].powi(2)).sum::<f64>().sqrt();
+            let length = (0..in_space)
+                .map(|row| affine[row][column].powi(2))
+                .sum::<f64>()
+                .sqrt();
             if length == 0.0 {
                 return Err("the image lies across the plane of its own axes".into());
             }
@@ -53,7 +64,11 @@ pub(super) fn itk(header: &Header, axes: usize) -> Result<Geometry, String> {
             }
         }
     }
-    Ok(Geometry::SimpleItk { spacing, origin, direction })
+    Ok(Geometry::SimpleItk {
+        spacing,
+        origin,
+        direction,
+    })
 }
 
 /// The transform that ITK believes; none where the file has none.
@@ -80,7 +95,13 @@ fn itk_affine(header: &Header) -> Result<Option<Affine>, String> {
     } else {
         a = a.sqrt();
     }
-    let length = |i: usize| if header.pixdim[i] > 0.0 { f64::from(header.pixdim[i]) } else { 1.0 };
+    let length = |i: usize| {
+        if header.pixdim[i] > 0.0 {
+            f64::from(header.pixdim[i])
+        } else {
+            1.0
+        }
+    };
     let qfac = if header.pixdim[0] < 0.0 { -1.0 } else { 1.0 };
     let scales = [length(1), length(2), qfac * length(3)];
     let rotation = rotation([a, b, c, d]);
@@ -107,9 +128,21 @@ fn is_orthogonal(affine: &Affine) -> bool {
 /// The rotation of a unit quaternion (a, b, c, d), a being the real part.
 fn rotation([a, b, c, d]: [f64; 4]) -> [[f64; 3]; 3] {
     [
-        [a * a + b * b - c * c - d * d, 2.0 * b * c - 2.0 * a * d, 2.0 * b * d + 2.0 * a * c],
-        [2.0 * b * c + 2.0 * a * d, a * a + c * c - b * b - d * d, 2.0 * c * d - 2.0 * a * b],
-        [2.0 * b * d - 2.0 * a * c, 2.0 * c * d + 2.0 * a * b, a * a + d * d - c * c - b * b],
+        [
+            a * a + b * b - c * c - d * d,
+            2.0 * b * c - 2.0 * a * d,
+            2.0 * b * d + 2.0 * a * c,
+        ],
+        [
+            2.0 * b * c + 2.0 * a * d,
+            a * a + c * c - b * b - d * d,
+            2.0 * c * d - 2.0 * a * b,
+        ],
+        [
+            2.0 * b * d - 2.0 * a * c,
+            2.0 * c * d + 2.0 * a * b,
+            a * a + d * d - c * c - b * b,
+        ],
     ]
 }
 
@@ -161,7 +194,11 @@ pub(super) fn nibabel(header: &Header) -> Result<([f64; 3], Geometry), String> {
 /// the sform with code 2.
 pub(super) fn write(geometry: &Geometry, header: &mut Header) -> Result<(), String> {
     match geometry {
-        Geometry::SimpleItk { spacing, origin, direction } => {
+        Geometry::SimpleItk {
+            spacing,
+            origin,
+            direction,
+        } => {
             let axes = spacing.len();
             if !(2..=3).contains(&axes) || origin.len() != axes || direction.len() != axes * axes {
                 return Err(format!("a segmentation has 2 or 3 axes, its geometry {axes}"));
@@ -187,10 +224,13 @@ pub(super) fn write(geometry: &Geometry, header: &mut Header) -> Result<(), Stri
             (header.qform_code, header.sform_code) = (SCANNER, SCANNER);
             header.units = MILLIMETRES_AND_SECONDS;
         }
-        Geometry::Nibabel { original_affine: affine } => {
+        Geometry::Nibabel {
+            original_affine: affine,
+        } => {
             for axis in 0..3 {
                 header.rows[axis] = affine[axis].map(|x| x as f32);
-                header.pixdim[axis + 1] = (0..3).map(|row| affine[row][axis].powi(2)).sum::<f64>().sqrt() as f32;
+                header.pixdim[axis + 1] =
+                    (0..3).map(|row| affine[row][axis].powi(2)).sum::<f64>().sqrt() as f32;
             }
             header.sform_code = ALIGNED;
         }
@@ -254,8 +294,14 @@ mod tests {
     fn the_code_decides_which_transform_itk_believes() {
         for qform_code in 0..5 {
             for sform_code in 0..5 {
-                let header = Header { qform_code, sform_code, ..turned() };
-                let Geometry::SimpleItk { spacing, origin, .. } = itk(&header, 3).unwrap() else { panic!() };
+                let header = Header {
+                    qform_code,
+                    sform_code,
+                    ..turned()
+                };
+                let Geometry::SimpleItk { spacing, origin, .. } = itk(&header, 3).unwrap() else {
+                    panic!()
+                };
                 assert_eq!(spacing, [0.7f32, 0.8, 2.5].map(f64::from));
                 let expected = match (qform_code, sform_code) {
                     (0, 0) => [0.0, 0.0, 0.0],
@@ -271,20 +317,44 @@ mod tests {
     fn a_sheared_sform_needs_a_qform() {
         let mut header = turned();
         header.sform_code = 1;
-        header.rows = [[0.7, 0.2, 0.0, 10.0], [0.0, 0.8, 0.0, 20.0], [0.0, 0.0, 2.5, 30.0]];
+        header.rows = [
+            [0.7, 0.2, 0.0, 10.0],
+            [0.0, 0.8, 0.0, 20.0],
+            [0.0, 0.0, 2.5, 30.0],
+        ];
         assert!(itk(&header, 3).unwrap_err().contains("sheared"));
         header.qform_code = 1;
-        let Geometry::SimpleItk { origin, direction, .. } = itk(&header, 3).unwrap() else { panic!() };
+        let Geometry::SimpleItk {
+            origin, direction, ..
+        } = itk(&header, 3).unwrap()
+        else {
+            panic!()
+        };
         assert_eq!(origin, [5.0, 6.0, -7.0]);
-        let expected = [-0.74, 0.51642, -0.43094, -0.59642, -0.8, 0.06547, -0.31094, 0.30547, 0.9];
-        assert!(direction.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{direction:?}");
+        let expected = [
+            -0.74, 0.51642, -0.43094, -0.59642, -0.8, 0.06547, -0.31094, 0.30547, 0.9,
+        ];
+        assert!(
+            direction.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5),
+            "{direction:?}"
+        );
     }
 
     #[test]
     fn what_is_written_reads_back() {
         for qfac in [1.0, -1.0] {
-            for quaternion in [[0.1, 0.2, 0.3], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.6, 0.0, 0.8]] {
-                let mut header = Header { qform_code: 1, quaternion, ..turned() };
+            for quaternion in [
+                [0.1, 0.2, 0.3],
+                [1.0, 0.0, 0.0],
+                [0.0, 1.0, 0.0],
+                [0.0, 0.0, 1.0],
+                [0.6, 0.0, 0.8],
+            ] {
+                let mut header = Header {
+                    qform_code: 1,
+                    quaternion,
+                    ..turned()
+                };
                 header.pixdim[0] = qfac;
                 let geometry = itk(&header, 3).unwrap();
                 let mut written = Header::new(&[3, 4, 5], VoxelType::U8);

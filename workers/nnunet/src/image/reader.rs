@@ -19,8 +19,12 @@ use crate::{Error, Result};
 /// How much thicker than its larger pixel side nnU-Net takes the one slice of a 2D image to be.
 const THICKNESS_OF_2D: f64 = 999.0;
 /// Readers of nnU-Net's that Rounds does not have.
-const NOT_SUPPORTED: [&str; 4] =
-    ["NaturalImage2DIO", "Tiff3DIO", "NibabelIOWithReorient", "SimpleITKIOWithReorient"];
+const NOT_SUPPORTED: [&str; 4] = [
+    "NaturalImage2DIO",
+    "Tiff3DIO",
+    "NibabelIOWithReorient",
+    "SimpleITKIOWithReorient",
+];
 
 /// Which library's eyes a data set is read with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -122,10 +126,15 @@ impl Reader {
                     );
                     return Err(Error::bad_file(file, reason));
                 }
-                data.append(Axis(0), next.data.view()).map_err(|error| Error::bad_file(file, error))?;
+                data.append(Axis(0), next.data.view())
+                    .map_err(|error| Error::bad_file(file, error))?;
             }
         }
-        Ok(Image { data, spacing: first.spacing, geometry: first.geometry })
+        Ok(Image {
+            data,
+            spacing: first.spacing,
+            geometry: first.geometry,
+        })
     }
 
     /// Reads a segmentation.
@@ -136,7 +145,10 @@ impl Reader {
         let grid = Grid::read(self, file)?;
         let (channels, z, y, x) = grid.data.dim();
         if channels != 1 {
-            return Err(Error::bad_file(file, format!("a segmentation has one channel, found {channels}")));
+            return Err(Error::bad_file(
+                file,
+                format!("a segmentation has one channel, found {channels}"),
+            ));
         }
         let mut stray = None;
         let labels = grid.data.iter().map(|&value| {
@@ -149,8 +161,15 @@ impl Reader {
         let labels = Array3::from_shape_vec((z, y, x), labels.collect())
             .map_err(|error| Error::bad_file(file, error))?;
         match stray {
-            Some(value) => Err(Error::bad_file(file, format!("{value} is not a label: expected small integers"))),
-            None => Ok(Segmentation { labels, spacing: grid.spacing, geometry: grid.geometry }),
+            Some(value) => Err(Error::bad_file(
+                file,
+                format!("{value} is not a label: expected small integers"),
+            )),
+            None => Ok(Segmentation {
+                labels,
+                spacing: grid.spacing,
+                geometry: grid.geometry,
+            }),
         }
     }
 
@@ -165,14 +184,21 @@ impl Reader {
         let flat = match (self, geometry) {
             (Reader::SimpleItk, Geometry::SimpleItk { spacing, .. }) => spacing.len() == 2,
             (Reader::Nibabel, Geometry::Nibabel { .. }) => false,
-            _ => return Err(bad(format!("{} cannot write the geometry of another reader", self.name()))),
+            _ => {
+                return Err(bad(format!(
+                    "{} cannot write the geometry of another reader",
+                    self.name()
+                )));
+            }
         };
         if flat && z != 1 {
             return Err(bad(format!("{z} slices, but the scan is a 2D image")));
         }
         let dims = if flat { vec![x, y] } else { vec![x, y, z] };
         if let Some(dim) = dims.iter().find(|&&dim| dim == 0 || dim > i16::MAX as usize) {
-            return Err(bad(format!("an axis of {dim} voxels does not fit a NIfTI-1 file")));
+            return Err(bad(format!(
+                "an axis of {dim} voxels does not fit a NIfTI-1 file"
+            )));
         }
         let small = labels.iter().all(|&label| label < 255);
         let mut header = Header::new(&dims, if small { VoxelType::U8 } else { VoxelType::U16 });
@@ -226,7 +252,11 @@ impl Grid {
         };
         // Zero and what is not a number count as no slope, but the intercept still counts.
         let slope = f64::from(header.slope);
-        let slope = if slope.is_finite() && slope.abs() >= f64::EPSILON { slope } else { 1.0 };
+        let slope = if slope.is_finite() && slope.abs() >= f64::EPSILON {
+            slope
+        } else {
+            1.0
+        };
         let intercept = f64::from(header.intercept);
         let intercept = if intercept.is_finite() { intercept } else { 0.0 };
         let scaling = if (slope - 1.0).abs() > f64::EPSILON || intercept.abs() > f64::EPSILON {
@@ -234,13 +264,20 @@ impl Grid {
         } else {
             Scaling::Itk
         };
-        Ok(Grid { data: intensities(volume, shape, scaling)?, spacing, geometry })
+        Ok(Grid {
+            data: intensities(volume, shape, scaling)?,
+            spacing,
+            geometry,
+        })
     }
 
     fn as_nibabel(volume: &Volume) -> Result<Grid, String> {
         let header = &volume.header;
         let &[x, y, z] = header.dims.as_slice() else {
-            return Err(format!("{} axes, but NibabelIO reads only 3D images", header.dims.len()));
+            return Err(format!(
+                "{} axes, but NibabelIO reads only 3D images",
+                header.dims.len()
+            ));
         };
         let (zooms, geometry) = nifti_geometry::nibabel(header)?;
         let (slope, intercept) = (f64::from(header.slope), f64::from(header.intercept));
@@ -252,7 +289,11 @@ impl Grid {
             return Err(format!("scl_slope is {slope}, but scl_inter {intercept}"));
         };
         let spacing = [zooms[2], zooms[1], zooms[0]];
-        Ok(Grid { data: intensities(volume, (1, z, y, x), scaling)?, spacing, geometry })
+        Ok(Grid {
+            data: intensities(volume, (1, z, y, x), scaling)?,
+            spacing,
+            geometry,
+        })
     }
 }
 
@@ -264,7 +305,9 @@ fn intensities(
 ) -> Result<Array4<f32>, String> {
     let header = &volume.header;
     let mut data = vec![0.0; shape.0 * shape.1 * shape.2 * shape.3];
-    header.voxel_type.decode(volume.bytes(), header.big_endian, scaling, &mut data);
+    header
+        .voxel_type
+        .decode(volume.bytes(), header.big_endian, scaling, &mut data);
     Array4::from_shape_vec(shape, data).map_err(|error| error.to_string())
 }
 
@@ -282,19 +325,31 @@ mod tests {
 
     fn identity() -> Geometry {
         let direction = vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
-        Geometry::SimpleItk { spacing: vec![1.0, 2.0, 3.0], origin: vec![4.0, 5.0, 6.0], direction }
+        Geometry::SimpleItk {
+            spacing: vec![1.0, 2.0, 3.0],
+            origin: vec![4.0, 5.0, 6.0],
+            direction,
+        }
     }
 
     #[test]
     fn segmentations_read_back_and_are_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
         for largest in [254, 255] {
-            let labels = Array3::from_shape_fn((2, 3, 4), |(z, y, x)| if z + y + x == 6 { largest } else { x as u16 });
+            let labels = Array3::from_shape_fn(
+                (2, 3, 4),
+                |(z, y, x)| if z + y + x == 6 { largest } else { x as u16 },
+            );
             let paths = ["a.b.nii.gz", "c.nii.gz"].map(|name| folder.path().join(name));
             for path in &paths {
-                Reader::SimpleItk.write_segmentation(labels.view(), &identity(), path).unwrap();
+                Reader::SimpleItk
+                    .write_segmentation(labels.view(), &identity(), path)
+                    .unwrap();
             }
-            assert_eq!(std::fs::read(&paths[0]).unwrap(), std::fs::read(&paths[1]).unwrap());
+            assert_eq!(
+                std::fs::read(&paths[0]).unwrap(),
+                std::fs::read(&paths[1]).unwrap()
+            );
             let read = Reader::SimpleItk.read_segmentation(&paths[0]).unwrap();
             assert_eq!(read.labels.mapv(|label| label as u16), labels);
             assert_eq!((read.spacing, read.geometry), ([3.0, 2.0, 1.0], identity()));
@@ -307,11 +362,26 @@ mod tests {
         let labels = Array3::zeros((2, 3, 4));
         for ending in [".nii", ".nii.gz"] {
             let path = folder.path().join(format!("a{ending}"));
-            Reader::SimpleItk.write_segmentation(labels.view(), &identity(), &path).unwrap();
+            Reader::SimpleItk
+                .write_segmentation(labels.view(), &identity(), &path)
+                .unwrap();
             let chosen = Reader::for_dataset(&dataset(ending, "None"), &path).unwrap();
-            assert_eq!(chosen, if ending == ".nii" { Reader::Nibabel } else { Reader::SimpleItk });
-            assert_eq!(Reader::for_dataset(&dataset(ending, "NibabelIO"), &path).unwrap(), Reader::Nibabel);
-            assert_eq!(Reader::for_dataset(&dataset(ending, "NoSuchIO"), &path).unwrap(), chosen);
+            assert_eq!(
+                chosen,
+                if ending == ".nii" {
+                    Reader::Nibabel
+                } else {
+                    Reader::SimpleItk
+                }
+            );
+            assert_eq!(
+                Reader::for_dataset(&dataset(ending, "NibabelIO"), &path).unwrap(),
+                Reader::Nibabel
+            );
+            assert_eq!(
+                Reader::for_dataset(&dataset(ending, "NoSuchIO"), &path).unwrap(),
+                chosen
+            );
         }
         let error = Reader::for_dataset(&dataset(".mha", "None"), Path::new("a.mha")).unwrap_err();
         assert!(error.to_string().contains(".mha"), "{error}");
@@ -324,8 +394,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.nii");
         for value in [0.5f32, f32::NAN, 40000.0] {
-            nifti::write(&Header::new(&[1, 1, 1], VoxelType::F32), &value.to_le_bytes(), &path).unwrap();
-            let error = Reader::SimpleItk.read_segmentation(&path).unwrap_err().to_string();
+            nifti::write(
+                &Header::new(&[1, 1, 1], VoxelType::F32),
+                &value.to_le_bytes(),
+                &path,
+            )
+            .unwrap();
+            let error = Reader::SimpleItk
+                .read_segmentation(&path)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(&value.to_string()), "{error}");
         }
     }
@@ -335,12 +413,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let paths = [[4, 3, 2], [4, 3, 3]].map(|dims| {
             let path = folder.path().join(format!("{}.nii.gz", dims[2]));
-            nifti::write(&Header::new(&dims, VoxelType::U8), &vec![7; dims.iter().product()], &path).unwrap();
+            nifti::write(
+                &Header::new(&dims, VoxelType::U8),
+                &vec![7; dims.iter().product()],
+                &path,
+            )
+            .unwrap();
             path
         });
         let error = Reader::SimpleItk.read_images(&paths).unwrap_err().to_string();
-        assert!(error.contains("3.nii.gz") && error.contains("[1, 2, 3, 4]"), "{error}");
+        assert!(
+            error.contains("3.nii.gz") && error.contains("[1, 2, 3, 4]"),
+            "{error}"
+        );
         let twice = [paths[0].clone(), paths[0].clone()];
-        assert_eq!(Reader::SimpleItk.read_images(&twice).unwrap().data.dim(), (2, 2, 3, 4));
+        assert_eq!(
+            Reader::SimpleItk.read_images(&twice).unwrap().data.dim(),
+            (2, 2, 3, 4)
+        );
     }
 }

@@ -77,7 +77,11 @@ impl VoxelType {
         macro_rules! decode_as {
             ($type:ty, $itk:expr) => {{
                 let stored = |bytes: &[u8; size_of::<$type>()]| {
-                    if big_endian { <$type>::from_be_bytes(*bytes) } else { <$type>::from_le_bytes(*bytes) }
+                    if big_endian {
+                        <$type>::from_be_bytes(*bytes)
+                    } else {
+                        <$type>::from_le_bytes(*bytes)
+                    }
                 };
                 let itk = $itk;
                 let voxels = out.iter_mut().zip(bytes.as_chunks().0);
@@ -87,9 +91,8 @@ impl VoxelType {
                         voxels.for_each(|(out, bytes)| *out = (itk(stored(bytes)) * slope + intercept) as f32)
                     }
                     Scaling::Nibabel => voxels.for_each(|(out, bytes)| *out = stored(bytes) as f64 as f32),
-                    Scaling::NibabelScaled { slope, intercept } => {
-                        voxels.for_each(|(out, bytes)| *out = (stored(bytes) as f64 * slope + intercept) as f32)
-                    }
+                    Scaling::NibabelScaled { slope, intercept } => voxels
+                        .for_each(|(out, bytes)| *out = (stored(bytes) as f64 * slope + intercept) as f32),
                 }
             }};
             ($type:ty) => {
@@ -118,7 +121,10 @@ mod tests {
     #[test]
     fn itk_rounds_integers_before_scaling() {
         // SimpleITK 2.5: 16777217 as int32 with slope 0.1 and intercept -1 reads as 1677720.625.
-        let scaling = Scaling::ItkScaled { slope: f64::from(0.1f32), intercept: -1.0 };
+        let scaling = Scaling::ItkScaled {
+            slope: f64::from(0.1f32),
+            intercept: -1.0,
+        };
         let mut out = [0.0];
         VoxelType::I32.decode(&16777217i32.to_be_bytes(), true, scaling, &mut out);
         assert_eq!(out, [1677720.625]);

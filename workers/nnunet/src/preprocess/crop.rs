@@ -29,7 +29,9 @@ pub fn nonzero_mask(data: ArrayView4<f32>) -> Array3<bool> {
     let (_, z, y, x) = data.dim();
     let mut mask = Array3::from_elem((z, y, x), false);
     for channel in data.axis_iter(Axis(0)) {
-        Zip::from(&mut mask).and(&channel).for_each(|mask, &value| *mask |= value != 0.0);
+        Zip::from(&mut mask)
+            .and(&channel)
+            .for_each(|mask, &value| *mask |= value != 0.0);
     }
     if let Some(flat) = mask.as_slice_mut() {
         fill_holes(flat, [z, y, x]);
@@ -83,16 +85,23 @@ fn fill_holes(mask: &mut [bool], [depth, height, width]: [usize; 3]) {
         enter(z > 0, index.wrapping_sub(slice));
         enter(z + 1 < depth, index + slice);
     }
-    mask.iter_mut().zip(reached).for_each(|(mask, reached)| *mask = !reached);
+    mask.iter_mut()
+        .zip(reached)
+        .for_each(|(mask, reached)| *mask = !reached);
 }
 
 /// The smallest box that holds the mask; everything where the mask is empty.
 pub fn bounding_box(mask: ArrayView3<bool>) -> BoundingBox {
     let (z, y, x) = mask.dim();
-    let mut found = BoundingBox { lower: [z, y, x], upper: [0; 3] };
+    let mut found = BoundingBox {
+        lower: [z, y, x],
+        upper: [0; 3],
+    };
     for (z, plane) in mask.outer_iter().enumerate() {
         for (y, line) in plane.outer_iter().enumerate() {
-            let Some(first) = line.iter().position(|&set| set) else { continue };
+            let Some(first) = line.iter().position(|&set| set) else {
+                continue;
+            };
             let last = line.iter().rposition(|&set| set).unwrap_or(first);
             for (axis, (first, last)) in [(z, z), (y, y), (first, last)].into_iter().enumerate() {
                 found.lower[axis] = found.lower[axis].min(first);
@@ -100,7 +109,14 @@ pub fn bounding_box(mask: ArrayView3<bool>) -> BoundingBox {
             }
         }
     }
-    if found.upper == [0; 3] { BoundingBox { lower: [0; 3], upper: [z, y, x] } } else { found }
+    if found.upper == [0; 3] {
+        BoundingBox {
+            lower: [0; 3],
+            upper: [z, y, x],
+        }
+    } else {
+        found
+    }
 }
 
 /// nnU-Net's `crop_to_nonzero`: the box, and the mask (z, y, x) cropped to it.
@@ -109,7 +125,11 @@ pub fn bounding_box(mask: ArrayView3<bool>) -> BoundingBox {
 pub fn crop_to_nonzero(data: ArrayView4<f32>) -> (BoundingBox, Array3<bool>) {
     let mask = nonzero_mask(data);
     let found = bounding_box(mask.view());
-    let cropped = if found.shape() == *mask.shape() { mask } else { found.cut(mask.view()).to_owned() };
+    let cropped = if found.shape() == *mask.shape() {
+        mask
+    } else {
+        found.cut(mask.view()).to_owned()
+    };
     (found, cropped)
 }
 
@@ -136,7 +156,13 @@ mod tests {
         data[[0, 1, 1, 1]] = 0.0; // a corner, open to the outside
         data[[1, 4, 1, 2]] = -2.0; // another channel widens the box
         let (found, mask) = crop_to_nonzero(data.view());
-        assert_eq!(found, BoundingBox { lower: [1, 1, 1], upper: [5, 4, 4] });
+        assert_eq!(
+            found,
+            BoundingBox {
+                lower: [1, 1, 1],
+                upper: [5, 4, 4]
+            }
+        );
         assert!(mask[[1, 1, 1]] && !mask[[0, 0, 0]] && mask[[3, 0, 1]] && !mask[[3, 1, 1]]);
         // A diagonal gap is closed for a flood through faces.
         assert_eq!(mask.iter().filter(|&&set| set).count(), 27 - 1 + 1);

@@ -84,10 +84,7 @@ fn sample(dataset: &RawDataset, case: &RawCase, cases_in_total: u64) -> Result<C
             channels.push(Vec::new());
             continue;
         }
-        let mut counts = vec![0u32; foreground.len()];
-        random
-            .choice_with_replacement(voxels, draws)
-            .for_each(|voxel| counts[voxel as usize] += 1);
+        let counts = random.choice_counts(voxels, draws);
         let mut values = Vec::with_capacity(foreground.len());
         let mut wanted = foreground.iter().zip(counts).peekable();
         for (voxel, &value) in found.cut(channel).iter().enumerate() {

@@ -37,3 +37,36 @@ impl Noise {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_is_normal_and_differs_between_channels() {
+        let mut patch = Patch {
+            data: vec![1.0; 2 * 32 * 32 * 32],
+            seg: vec![0; 32768],
+            channels: 2,
+            size: [32; 3],
+        };
+        Noise {
+            sigma: 0.08,
+            seed: [9; 32],
+        }
+        .apply(&mut patch);
+        let n = patch.data.len() as f64;
+        let mean = patch.data.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+        let moment = |k: i32| {
+            patch
+                .data
+                .iter()
+                .map(|v| ((f64::from(*v) - mean) / 0.08).powi(k))
+                .sum::<f64>()
+                / n
+        };
+        assert!((mean - 1.0).abs() < 2e-3 && (moment(2) - 1.0).abs() < 0.02);
+        assert!(moment(3).abs() < 0.05 && (moment(4) - 3.0).abs() < 0.1);
+        assert_ne!(patch.data[..32768], patch.data[32768..]);
+    }
+}

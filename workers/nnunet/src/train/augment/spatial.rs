@@ -423,3 +423,82 @@ fn weights(count: usize, position: [f32; 3]) -> [f32; 8] {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: [usize; 3] = [9, 10, 11];
+
+    fn volume() -> (Vec<f32>, Vec<i16>) {
+        let count = SHAPE.iter().product::<usize>();
+        (
+            (0..count).map(|i| (i * 7 % 31) as f32).collect(),
+            (0..count).map(|i| (i * 5 % 4) as i16).collect(),
+        )
+    }
+
+    #[test]
+    fn no_rotation_is_the_centre_crop_padded() {
+        let (data, seg) = volume();
+        let window = Window {
+            data: &data,
+            seg: &seg,
+            channels: 1,
+            shape: SHAPE,
+            start: [-2, 1, 3],
+            size: [8, 12, 10],
+        };
+        let size = [6, 8, 4];
+        let centre = window.centre(size);
+        let (mut expected, mut labels) = (vec![0.0; 6 * 8 * 4], vec![0; 6 * 8 * 4]);
+        centre.read_data(&mut expected);
+        centre.read_seg(&mut labels);
+        for interpolation in [SegInterpolation::Linear, SegInterpolation::Nearest] {
+            let patch = Spatial::new([0.0; 3], 1.0).apply(&window, size, interpolation);
+            assert_eq!(patch.seg, labels);
+            assert!(
+                patch
+                    .data
+                    .iter()
+                    .zip(&expected)
+                    .all(|(a, b)| (a - b).abs() < 1e-4)
+            );
+        }
+    }
+
+    #[test]
+    fn a_quarter_turn_moves_the_rows() {
+        let (data, seg) = volume();
+        let window = Window {
+            data: &data,
+            seg: &seg,
+            channels: 1,
+            shape: SHAPE,
+            start: [4, 2, 2],
+            size: [1, 6, 6],
+        };
+        let turned = Spatial::in_plane(std::f64::consts::FRAC_PI_2, 1.0).apply(
+            &window,
+            [1, 6, 6],
+            SegInterpolation::Linear,
+        );
+        let mut labels = vec![0; 36];
+        window.read_seg(&mut labels);
+        for y in 0..6 {
+            for x in 0..6 {
+                // (y, x) about the centre goes to (-x, y).
+                assert_eq!(turned.seg[y * 6 + x], labels[(5 - x) * 6 + y]);
+            }
+        }
+    }
+
+    #[test]
+    fn ties_go_to_the_nearest_voxel_else_to_the_smallest_label() {
+        // Halfway between two voxels, the nearest is the one with the even coordinate.
+        assert_eq!(winner(&[5, 3, 5, 3], [0.0, 0.0, 2.5], false), 5);
+        assert_eq!(winner(&[3, 5, 3, 5], [0.0, 0.0, 3.5], false), 5);
+        // At the centre of a cube 1 and 2 have three corners each; the nearest voxel's 3 has lost.
+        assert_eq!(winner(&[3, 1, 1, 1, 2, 2, 2, 3], [0.5, 0.5, 0.5], false), 1);
+    }
+}

@@ -11,6 +11,7 @@ pub mod mirror;
 pub mod noise;
 pub mod patch;
 pub mod random;
+mod sampling;
 pub mod settings;
 pub mod spatial;
 mod statistics;

@@ -231,12 +231,8 @@ impl Plans {
 
     /// The document as nnU-Net writes it: indented by four, keys in nnU-Net's order.
     pub fn to_json(&self) -> String {
-        let mut text = Vec::new();
-        let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-        let mut writer = serde_json::Serializer::with_formatter(&mut text, formatter);
-        // A map with string keys written to memory cannot fail.
-        let _ = self.serialize(&mut writer);
-        String::from_utf8(text).unwrap_or_default()
+        // A map with string keys cannot fail.
+        super::python_json::to_string(self).unwrap_or_default()
     }
 
     /// The configuration `name` with everything it inherits. Plans of older versions, which carry no

@@ -13,6 +13,7 @@ pub mod fingerprint;
 pub mod image;
 pub mod network;
 pub mod numpy_random;
+pub mod plan;
 pub mod predict;
 pub mod preprocess;
 pub mod progress;

@@ -1,3 +1,24 @@
-//! From raw scans to the cases that the network sees.
+//! From raw scans to the cases that the network sees (nnunetv2/preprocessing).
+//!
+//! - [`crop`]: to the nonzero region
+//! - `normalise`: intensities
+//! - [`resample`]: to the configuration's spacing
+//! - [`class_locations`]: voxels of each class for the loader
+//! - [`preprocess_case`]: these in nnU-Net's order, for one case
+//! - [`store`]: the preprocessed case as files that are mapped into memory
+//! - [`preprocess_dataset`]: many cases, as a cache
 
+mod case;
+pub mod class_locations;
 pub mod crop;
+mod dataset;
+mod normalise;
+mod npz;
+mod pickle;
+pub mod resample;
+pub mod store;
+
+pub use case::{CaseProperties, PreprocessedCase, preprocess_case};
+pub use class_locations::{ClassKey, ClassLocations};
+pub use dataset::{CaseOutcome, Done, copy_ground_truth, estimated_bytes, preprocess_dataset};
+pub use store::{MappedCase, StoredCases};

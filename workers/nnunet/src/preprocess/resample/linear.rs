@@ -25,11 +25,12 @@ impl Table {
         for k in 0..outputs {
             let at = coordinate(k, inputs, outputs).clamp(0.0, last as f64);
             let low = at.floor();
-            let part = at - low;
+            let weight_low = 1.0 - (at - low);
             table.low.push(low as usize);
             table.high.push((low as usize + 1).min(last));
-            table.weight_low.push(1.0 - part);
-            table.weight_high.push(part);
+            table.weight_low.push(weight_low);
+            // As scipy has it; not the same as `at - low` in the last bit.
+            table.weight_high.push(1.0 - weight_low);
         }
         table
     }

@@ -1,5 +1,6 @@
 //! Rounds against Python nnU-Net 2.8.1, part by part. These tests never skip for lack of Python.
 
 mod augment;
+mod model;
 mod plan;
 mod preprocess;

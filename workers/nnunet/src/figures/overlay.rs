@@ -139,7 +139,7 @@ impl Tile<'_> {
                 let mut rgb = [grey as u8; 3];
                 if let Some(colour) = colour(self.segmentation[at]) {
                     rgb = std::array::from_fn(|i| {
-                        (0.55 * f32::from(rgb[i]) + 0.45 * f32::from(colour[i])) as u8
+                        (0.65 * f32::from(rgb[i]) + 0.35 * f32::from(colour[i])) as u8
                     });
                 }
                 if let Some(reference) = self.reference {
@@ -154,7 +154,7 @@ impl Tile<'_> {
                     .iter()
                     .any(|&(r, c)| reference[voxel(r.min(rows - 1), c.min(columns - 1))] != label);
                     if let Some(colour) = colour(label).filter(|_| edge) {
-                        rgb = colour.map(|c| c / 2 + 127);
+                        rgb = colour;
                     }
                 }
                 let start = ((top + row) * width + left + column) * 3;

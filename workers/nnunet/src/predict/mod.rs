@@ -1,7 +1,12 @@
 //! From scans to segmentations with a trained model: sliding window, mirroring, folds, export.
 //! (nnunetv2/inference/predict_from_raw_data.py, export_prediction.py)
 
+mod export;
 mod gaussian;
+#[cfg(feature = "torch")]
+mod model;
+#[cfg(feature = "torch")]
+mod run;
 #[cfg(feature = "torch")]
 mod sliding_window;
 mod tiles;
@@ -9,7 +14,12 @@ mod tiles;
 use half::f16;
 use ndarray::Array4;
 
+pub use export::Export;
 pub use gaussian::importance_map;
+#[cfg(feature = "torch")]
+pub use model::Predictor;
+#[cfg(feature = "torch")]
+pub use run::{CaseOutcome, Outcome};
 #[cfg(feature = "torch")]
 pub use sliding_window::SlidingWindow;
 pub use tiles::{mirror_combinations, tile_starts};

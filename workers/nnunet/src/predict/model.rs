@@ -1,0 +1,215 @@
+//! A trained model, opened to predict.
+
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array3, ArrayView4};
+use schemas::{
+    job::{Device, FoldId},
+    nnunet::{Configuration, DatasetJson, Plans},
+};
+
+use super::{Export, Logits, Settings, SlidingWindow};
+use crate::{
+    Error, Result,
+    checkpoint::results::ModelFolder,
+    image::Reader,
+    network::{Layout, UNet},
+    preprocess::{self, CaseProperties, PreprocessedCase},
+    progress::Observer,
+};
+
+/// A trained model: the networks of its folds, and what the plans say of preprocessing and export.
+pub struct Predictor {
+    pub(super) networks: Vec<UNet>,
+    pub(super) model: Model,
+}
+
+/// The part of a model that all threads may look at.
+pub(super) struct Model {
+    pub plans: Plans,
+    pub configuration_name: String,
+    pub configuration: Configuration,
+    pub dataset: DatasetJson,
+    pub reader: Reader,
+    pub trainer: String,
+    pub folds: Vec<FoldId>,
+    pub window: SlidingWindow,
+}
+
+impl Predictor {
+    /// Opens the model in `folder` (`Trainer__Plans__Configuration`) with the weights `checkpoint_name` of `folds`;
+    /// of every fold but `all` where `folds` is empty, as nnU-Net chooses. Logits of several folds are averaged.
+    ///
+    /// Any trainer will do whose weights are those of the network that the plans describe.
+    ///
+    /// # Errors
+    /// No such fold (the error lists what there is), another network, a reader or a device that is not there.
+    pub fn open(
+        folder: &Path,
+        folds: &[FoldId],
+        checkpoint_name: &str,
+        device: Device,
+        settings: Settings,
+    ) -> Result<Predictor> {
+        let model = ModelFolder::open(folder)?;
+        let folds = match folds {
+            [] => model
+                .folds(checkpoint_name)?
+                .into_iter()
+                .filter(|f| *f != FoldId::All)
+                .collect(),
+            folds => folds.to_vec(),
+        };
+        let Some(&first) = folds.first() else {
+            return Err(Error::bad_file(
+                folder,
+                format!("no fold has a {checkpoint_name}"),
+            ));
+        };
+        let checkpoint = model.checkpoint(first, checkpoint_name)?;
+        let configuration_name = checkpoint.configuration()?.to_owned();
+        let trainer = checkpoint.trainer_name()?.to_owned();
+        let mirror_axes = checkpoint
+            .mirror_axes()?
+            .filter(|_| settings.use_mirroring)
+            .unwrap_or_default();
+        let bad = |e: &dyn std::fmt::Display| Error::bad_file(folder, e);
+        let configuration = model
+            .plans
+            .configuration(&configuration_name)
+            .map_err(|e| bad(&e))?;
+        if configuration.previous_stage.is_some() {
+            let reason =
+                format!("{configuration_name} is a cascade: it needs predictions of an earlier stage");
+            return Err(Error::invalid("configuration", reason));
+        }
+        let dataset = match &model.dataset_json {
+            serde_json::Value::Object(document) => DatasetJson::from_document(document.clone())
+                .map_err(|e| bad(&format!("dataset.json: {e}")))?,
+            _ => return Err(bad(&"dataset.json: no object")),
+        };
+        let layout = Layout::new(
+            &configuration.architecture,
+            dataset.channels(),
+            dataset.segmentation_heads(),
+        )?;
+        let device = torch_device(device)?;
+        let mut networks = Vec::with_capacity(folds.len());
+        for &fold in &folds {
+            let weights = model
+                .checkpoint(fold, checkpoint_name)?
+                .weights(&layout)
+                .map_err(|e| {
+                    bad(&format!(
+                        "fold {fold} of trainer {trainer}, held against the network of its plans: {e}"
+                    ))
+                })?;
+            networks.push(UNet::new(layout.clone(), &weights, device)?);
+        }
+        let window = SlidingWindow {
+            patch: configuration.patch_size.clone(),
+            mirror_axes,
+            settings,
+        };
+        let reader = Reader::by_name(&model.plans.image_reader_writer)?;
+        let plans = model.plans;
+        let model = Model {
+            plans,
+            configuration_name,
+            configuration,
+            dataset,
+            reader,
+            trainer,
+            folds,
+            window,
+        };
+        Ok(Predictor { networks, model })
+    }
+
+    /// Reads and writes with `reader` in place of the plans', for a site whose files are of another kind.
+    pub fn with_reader(mut self, reader: Reader) -> Predictor {
+        self.model.reader = reader;
+        self
+    }
+
+    /// The model's dataset.json.
+    pub fn dataset_json(&self) -> &DatasetJson {
+        &self.model.dataset
+    }
+
+    /// The model's plans.
+    pub fn plans(&self) -> &Plans {
+        &self.model.plans
+    }
+
+    /// The name of the configuration.
+    pub fn configuration(&self) -> &str {
+        &self.model.configuration_name
+    }
+
+    /// The trainer that made the model.
+    pub fn trainer_name(&self) -> &str {
+        &self.model.trainer
+    }
+
+    /// The folds whose logits are averaged.
+    pub fn folds(&self) -> &[FoldId] {
+        &self.model.folds
+    }
+
+    /// The logits of preprocessed data (c, z, y, x).
+    pub fn logits(&self, data: ArrayView4<f32>, observer: &dyn Observer) -> Result<Logits> {
+        self.model.window.logits(&self.networks, data, observer)
+    }
+
+    /// The segmentation (z, y, x) of a scan, one file per channel.
+    pub fn predict(&self, images: &[PathBuf], observer: &dyn Observer) -> Result<Array3<u16>> {
+        let case = self.model.prepare(images)?;
+        let logits = self.logits(case.data.view(), observer)?;
+        self.model.segmentation(&logits, &case.properties)
+    }
+
+    /// Predicts a scan and writes its segmentation to `output`, in the scan's geometry.
+    pub fn predict_case(&self, images: &[PathBuf], output: &Path, observer: &dyn Observer) -> Result<()> {
+        let case = self.model.prepare(images)?;
+        let logits = self.logits(case.data.view(), observer)?;
+        let labels = self.model.segmentation(&logits, &case.properties)?;
+        self.model
+            .reader
+            .write_segmentation(labels.view(), &case.properties.geometry, output)
+    }
+}
+
+impl Model {
+    /// Reads and preprocesses a scan.
+    pub fn prepare(&self, images: &[PathBuf]) -> Result<PreprocessedCase> {
+        let image = self.reader.read_images(images)?;
+        preprocess::preprocess_case(&image, None, &self.plans, &self.configuration, &self.dataset)
+    }
+
+    pub fn segmentation(&self, logits: &Logits, properties: &CaseProperties) -> Result<Array3<u16>> {
+        let export = Export {
+            plans: &self.plans,
+            configuration: &self.configuration,
+            dataset: &self.dataset,
+        };
+        export.segmentation(logits, properties)
+    }
+}
+
+fn torch_device(device: Device) -> Result<tch::Device> {
+    let there = match device {
+        Device::Cpu => true,
+        Device::Cuda => tch::Cuda::is_available(),
+        Device::Mps => tch::utils::has_mps(),
+    };
+    if !there {
+        let reason = format!("{} is not there, or this build cannot use it", device.as_str());
+        return Err(Error::invalid("device", reason));
+    }
+    Ok(match device {
+        Device::Cpu => tch::Device::Cpu,
+        Device::Cuda => tch::Device::Cuda(0),
+        Device::Mps => tch::Device::Mps,
+    })
+}

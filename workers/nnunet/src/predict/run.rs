@@ -1,0 +1,227 @@
+//! Many scans: reading, the network and writing overlap, and a case that fails does not stop the others.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, sync_channel},
+    thread,
+};
+
+use ndarray::ArrayView4;
+
+use super::{Logits, Predictor, model::Model};
+use crate::{
+    Error, Result,
+    dataset::RawCase,
+    evaluate::{Summary, evaluate_files},
+    preprocess::{CaseProperties, MappedCase, PreprocessedCase},
+    progress::Observer,
+};
+
+/// What became of one case.
+#[derive(Debug)]
+pub struct CaseOutcome {
+    /// The case.
+    pub identifier: String,
+    /// The segmentation's file.
+    pub output: PathBuf,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a case.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Its segmentation was written.
+    Written,
+    /// Its segmentation was there already.
+    Skipped,
+    /// It failed; the others went on.
+    Failed(Error),
+}
+
+/// Scans that wait for the network, and segmentations that wait to be written: one each, which bounds memory.
+const WAITING: usize = 1;
+
+type Predicted = (usize, Result<(Logits, CaseProperties)>);
+
+impl Predictor {
+    /// Predicts `cases` and writes `folder/IDENTIFIER` with the data set's file ending, or `file_ending`.
+    ///
+    /// While the network works on a scan, the next one is read and the last one's segmentation is written. Where
+    /// `overwrite` is false (nnU-Net's `--continue_prediction`), a case whose segmentation is there is skipped.
+    /// A file appears under its name only when it is complete. Outcomes stand in the order of `cases`.
+    ///
+    /// # Errors
+    /// Only what stops everything: the folder cannot be made, or the observer asked to stop ([`Error::Stopped`];
+    /// what is written stays).
+    pub fn predict_cases(
+        &self,
+        cases: &[RawCase],
+        folder: &Path,
+        file_ending: Option<&str>,
+        overwrite: bool,
+        observer: &dyn Observer,
+    ) -> Result<Vec<CaseOutcome>> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let ending = file_ending.unwrap_or(self.model.dataset.file_ending());
+        let mut outcomes: Vec<CaseOutcome> = cases
+            .iter()
+            .map(|case| CaseOutcome {
+                identifier: case.identifier.clone(),
+                output: folder.join(format!("{}{ending}", case.identifier)),
+                outcome: Outcome::Skipped,
+            })
+            .collect();
+        let waiting: Vec<usize> = (0..cases.len())
+            .filter(|&i| overwrite || !outcomes[i].output.is_file())
+            .collect();
+        let outputs: Vec<PathBuf> = outcomes.iter().map(|o| o.output.clone()).collect();
+
+        let model = &self.model;
+        let prepare = |case: usize| {
+            model
+                .prepare(&cases[case].images)
+                .map(|c| Input::Raw(Box::new(c)))
+        };
+        let finished = self.run(&waiting, &outputs, &prepare, observer)?;
+        for (case, result) in finished {
+            outcomes[case].outcome = match result {
+                Ok(()) => Outcome::Written,
+                Err(error) => Outcome::Failed(Error::bad_case(&outcomes[case].identifier, error)),
+            };
+        }
+        Ok(outcomes)
+    }
+
+    /// nnU-Net's validation after a training: predicts the stored cases `identifiers` of the folder `preprocessed`,
+    /// scores them against the files of the same names in `references`, and writes segmentations and summary.json to
+    /// `folder` (`fold_X/validation`).
+    ///
+    /// # Errors
+    /// The first case that fails, or the observer asked to stop.
+    pub fn validate(
+        &self,
+        preprocessed: &Path,
+        identifiers: &[String],
+        references: &Path,
+        folder: &Path,
+        observer: &dyn Observer,
+    ) -> Result<Summary> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let name = |identifier: &String| format!("{identifier}{}", self.model.dataset.file_ending());
+        let outputs: Vec<PathBuf> = identifiers.iter().map(|i| folder.join(name(i))).collect();
+        let all: Vec<usize> = (0..identifiers.len()).collect();
+        let prepare = |case: usize| MappedCase::open(preprocessed, &identifiers[case]).map(Input::Stored);
+        for (case, result) in self.run(&all, &outputs, &prepare, observer)? {
+            result.map_err(|error| Error::bad_case(&identifiers[case], error))?;
+        }
+        let pairs: Vec<_> = identifiers
+            .iter()
+            .map(|i| references.join(name(i)))
+            .zip(outputs)
+            .collect();
+        let dataset = &self.model.dataset;
+        let summary = evaluate_files(
+            &pairs,
+            self.model.reader,
+            &dataset.foreground(),
+            dataset.ignore_label(),
+            observer,
+        )?;
+        summary.write(&folder.join("summary.json"))?;
+        Ok(summary)
+    }
+
+    /// Predicts the cases `waiting` (places in `outputs`), in that order. The outcome of each.
+    fn run(
+        &self,
+        waiting: &[usize],
+        outputs: &[PathBuf],
+        prepare: &(dyn Fn(usize) -> Result<Input> + Sync),
+        observer: &dyn Observer,
+    ) -> Result<Vec<(usize, Result<()>)>> {
+        let (prepared_in, prepared) = sync_channel::<(usize, Result<Input>)>(WAITING);
+        let (predicted_in, predicted) = sync_channel::<Predicted>(WAITING);
+        let model = &self.model;
+        let finished = thread::scope(|scope| {
+            scope.spawn(move || {
+                for &case in waiting {
+                    // A closed channel means that nobody waits for more.
+                    if observer.stop_requested() || prepared_in.send((case, prepare(case))).is_err() {
+                        return;
+                    }
+                }
+            });
+            let writer = scope.spawn(|| write(model, predicted, outputs, waiting.len(), observer));
+            for (case, input) in prepared {
+                if observer.stop_requested() {
+                    break;
+                }
+                let done = input.and_then(|input| {
+                    let logits = self.logits(input.data(), observer)?;
+                    Ok((logits, input.into_properties()))
+                });
+                if matches!(done, Err(Error::Stopped)) || predicted_in.send((case, done)).is_err() {
+                    break;
+                }
+            }
+            drop(predicted_in);
+            writer.join()
+        });
+        let finished = finished.map_err(|_| Error::invalid("prediction", "the writing thread died"))?;
+        if finished.len() < waiting.len() {
+            Err(Error::Stopped)
+        } else {
+            Ok(finished)
+        }
+    }
+}
+
+/// A case for the network.
+enum Input {
+    Raw(Box<PreprocessedCase>),
+    Stored(MappedCase),
+}
+
+impl Input {
+    fn data(&self) -> ArrayView4<'_, f32> {
+        match self {
+            Input::Raw(case) => case.data.view(),
+            Input::Stored(case) => case.data(),
+        }
+    }
+
+    fn into_properties(self) -> CaseProperties {
+        match self {
+            Input::Raw(case) => case.properties,
+            Input::Stored(case) => case.properties().clone(),
+        }
+    }
+}
+
+fn write(
+    model: &Model,
+    predicted: Receiver<Predicted>,
+    outputs: &[PathBuf],
+    total: usize,
+    observer: &dyn Observer,
+) -> Vec<(usize, Result<()>)> {
+    let mut finished = Vec::new();
+    for (case, predicted) in predicted {
+        let result = predicted.and_then(|(logits, properties)| {
+            let labels = model.segmentation(&logits, &properties)?;
+            drop(logits);
+            let output = &outputs[case];
+            // The name's end stays, because it chooses the format.
+            let name = output.file_name().unwrap_or_default().to_string_lossy();
+            let temporary = output.with_file_name(format!(".partial-{name}"));
+            model
+                .reader
+                .write_segmentation(labels.view(), &properties.geometry, &temporary)?;
+            std::fs::rename(&temporary, output).map_err(Error::io(output))
+        });
+        finished.push((case, result));
+        observer.advanced("cases predicted", finished.len(), total);
+    }
+    finished
+}

@@ -1,17 +1,29 @@
 //! What a user does with jobs.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-use futures::stream::BoxStream;
+use bytes::Bytes;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use schemas::{
-    event::{Accepted, Event, Rejected},
-    job::JobMessage,
+    event::{Accepted, Cancelled, Event, Rejected},
+    job::{JobMessage, Payload},
     names::Phase,
     site::{Announce, Progress},
     task::{ArtifactRef, TaskResult},
 };
 
-use crate::{Error, conductor::Record, connection::Connection};
+use crate::{
+    Error, artifacts,
+    conductor::{self, Record},
+    connection::Connection,
+    publish::{self, Created},
+    streams, subjects,
+    tail::{self, Tailed},
+};
+use tokio::sync::mpsc;
 
 /// What a user does with jobs. Cheap to clone.
 #[derive(Clone)]
@@ -93,47 +105,232 @@ impl Client {
     /// Publishes a job message. Gives the stream sequence of the submit; the job's id, where the message has
     /// none, is `job-<sequence>`.
     pub async fn submit(&self, message: &JobMessage) -> Result<u64, Error> {
-        let _ = message;
-        todo!()
+        self.submit_bytes(publish::encode(message)).await
+    }
+
+    /// Publishes the bytes of a job message, unread: the conductor's verdict says what is wrong with them.
+    pub async fn submit_bytes(&self, message: Bytes) -> Result<u64, Error> {
+        // A lost acknowledgement is answered by sending again, which the id makes harmless.
+        let id = self.connection.client().new_inbox();
+        publish::replace(&self.connection, subjects::SUBMIT, message, Some(&id)).await
     }
 
     /// Waits for the conductor's word on a submit. Drop the future to give up.
     pub async fn verdict(&self, submit: u64) -> Result<Verdict, Error> {
-        let _ = submit;
-        todo!()
+        let (sender, mut receiver) = mpsc::channel(1);
+        let filter = subjects::verdict_of(submit);
+        let reading = tail::tail(self.connection.clone(), streams::JOBS, filter, submit, sender);
+        let message = tokio::select! {
+            message = receiver.recv() => message,
+            () = reading => None,
+        };
+        let message = message.ok_or(Error::Stopped)?;
+        match schemas::parse::<Event>(&message.payload)? {
+            Event::Accepted(accepted) => Ok(Verdict::Accepted(accepted)),
+            Event::Rejected(rejected) => Ok(Verdict::Rejected(rejected)),
+            _ => Err(Error::request(
+                format!("read {}", message.subject),
+                "not a verdict",
+            )),
+        }
     }
 
-    /// All jobs, oldest first.
+    /// All jobs and rejected messages, oldest first.
     pub async fn list(&self) -> Result<Vec<Listed>, Error> {
-        todo!()
+        let mut listed: BTreeMap<String, (u64, Listed)> = BTreeMap::new();
+        for message in tail::read_all(&self.connection, streams::JOBS, subjects::ALL_JOBS).await? {
+            let Some(event) = event_of(&message) else {
+                continue;
+            };
+            match event {
+                Event::Accepted(accepted) => {
+                    let line = Listed {
+                        job: accepted.job.clone(),
+                        state: State::Running,
+                        mode: match accepted.message.payload {
+                            Payload::Training(_) => "training".to_owned(),
+                            Payload::Inference(_) => "inference".to_owned(),
+                        },
+                        datasets: accepted.message.datasets,
+                        phase: None,
+                        time: accepted.time,
+                    };
+                    listed.insert(accepted.job, (message.sequence, line));
+                }
+                Event::Rejected(rejected) => {
+                    let line = Listed {
+                        job: rejected.job.clone(),
+                        state: State::Rejected,
+                        mode: String::new(),
+                        datasets: Vec::new(),
+                        phase: None,
+                        time: rejected.time,
+                    };
+                    listed.entry(rejected.job).or_insert((message.sequence, line));
+                }
+                Event::Released(release) => {
+                    if let Some((_, line)) = listed.get_mut(&release.job)
+                        && line.state == State::Running
+                    {
+                        line.phase = Some((release.phase, release.round));
+                    }
+                }
+                end => {
+                    if let Some((_, line)) = listed.get_mut(end.job())
+                        && line.state == State::Running
+                    {
+                        line.state = State::after(Some(&end));
+                    }
+                }
+            }
+        }
+        let mut listed: Vec<_> = listed.into_values().collect();
+        listed.sort_by_key(|(sequence, _)| *sequence);
+        Ok(listed.into_iter().map(|(_, line)| line).collect())
     }
 
     /// All that is known of one job.
     pub async fn snapshot(&self, job: &str) -> Result<Snapshot, Error> {
-        let _ = job;
-        todo!()
+        schemas::names::check_token("job", job)?;
+        let record = Record::load(&self.connection, job).await?;
+        let mut rejected = None;
+        if record.accepted.is_none() {
+            for message in tail::read_all(&self.connection, streams::JOBS, &subjects::job(job)).await? {
+                if let Some(Event::Rejected(found)) = event_of(&message) {
+                    rejected = Some(found);
+                }
+            }
+            if rejected.is_none() {
+                return Err(Error::NoSuchJob { job: job.to_owned() });
+            }
+        }
+        Ok(Snapshot {
+            job: job.to_owned(),
+            state: match rejected {
+                Some(_) => State::Rejected,
+                None => State::after(record.end.as_ref()),
+            },
+            record,
+            rejected,
+        })
     }
 
     /// What happens to a job: first what happened so far, then as it comes. Events come in order; the stream
     /// ends behind the job's end.
     pub async fn watch(&self, job: &str) -> Result<BoxStream<'static, Watched>, Error> {
-        let _ = job;
-        todo!()
+        let snapshot = self.snapshot(job).await?;
+        if let Some(rejected) = snapshot.rejected {
+            return Ok(stream::iter([Watched::Event(Event::Rejected(rejected))]).boxed());
+        }
+        let progress = self
+            .connection
+            .client()
+            .subscribe(subjects::progress_of(job))
+            .await
+            .map_err(|error| Error::request("subscribe to progress", error))?;
+        let progress = progress.filter_map(async |message| {
+            schemas::parse::<Progress>(&message.payload)
+                .ok()
+                .map(Watched::Progress)
+        });
+        let events = self
+            .tail(streams::JOBS, subjects::job(job))
+            .filter_map(async |message| event_of(&message).map(Watched::Event));
+        let results = self
+            .tail(streams::RESULTS, subjects::results(job))
+            .filter_map(async |message| {
+                let result = schemas::parse::<TaskResult>(&message.payload).ok()?;
+                Some(Watched::Result(Box::new(result)))
+            });
+        let all = stream::select_all([events.boxed(), results.boxed(), progress.boxed()]);
+        let until_end = stream::unfold(Some(all), async |all| {
+            let mut all = all?;
+            let watched = all.next().await?;
+            let ended = matches!(&watched, Watched::Event(event) if event.is_end());
+            Some((watched, (!ended).then_some(all)))
+        });
+        Ok(until_end.boxed())
+    }
+
+    fn tail(&self, stream: &'static str, filter: String) -> BoxStream<'static, Tailed> {
+        let (sender, receiver) = mpsc::channel(256);
+        tokio::spawn(tail::tail(self.connection.clone(), stream, filter, 1, sender));
+        stream::unfold(receiver, async |mut receiver| {
+            let message = receiver.recv().await?;
+            Some((message, receiver))
+        })
+        .boxed()
     }
 
     /// Cancels a job that has not ended.
+    ///
+    /// # Errors
+    /// There is no such job, or it has ended.
     pub async fn cancel(&self, job: &str, reason: &str) -> Result<(), Error> {
-        let _ = (job, reason);
-        todo!()
+        let ended = |state: State| Error::Ended {
+            job: job.to_owned(),
+            how: state.as_str().to_owned(),
+        };
+        let snapshot = self.snapshot(job).await?;
+        if snapshot.state != State::Running {
+            return Err(ended(snapshot.state));
+        }
+        let event = Event::Cancelled(Cancelled {
+            job: job.to_owned(),
+            reason: reason.to_owned(),
+        });
+        match publish::create(&self.connection, &subjects::end(job), publish::encode(&event)).await? {
+            Created::New => Ok(()),
+            Created::Exists => match self.snapshot(job).await? {
+                // Our own message, whose acknowledgement was lost.
+                Snapshot {
+                    record: Record { end: Some(end), .. },
+                    ..
+                } if end == event => Ok(()),
+                snapshot => Err(ended(snapshot.state)),
+            },
+        }
     }
 
     /// Fetches an artifact into a file.
     pub async fn download(&self, artifact: &ArtifactRef, path: &Path) -> Result<(), Error> {
-        crate::artifacts::download_file(&self.connection, artifact, path).await
+        artifacts::download_file(&self.connection, artifact, path).await
     }
 
     /// What the sites told of themselves, by name.
     pub async fn sites(&self) -> Result<Vec<Announce>, Error> {
-        todo!()
+        conductor::sites(&self.connection).await
+    }
+}
+
+impl State {
+    /// The state's one spelling.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Rejected => "rejected",
+            State::Running => "running",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+            State::Finished => "finished",
+        }
+    }
+
+    fn after(end: Option<&Event>) -> Self {
+        match end {
+            None => State::Running,
+            Some(Event::Failed(_)) => State::Failed,
+            Some(Event::Cancelled(_)) => State::Cancelled,
+            Some(_) => State::Finished,
+        }
+    }
+}
+
+fn event_of(message: &Tailed) -> Option<Event> {
+    match schemas::parse(&message.payload) {
+        Ok(event) => Some(event),
+        Err(error) => {
+            tracing::warn!("{}: {error}", message.subject);
+            None
+        }
     }
 }

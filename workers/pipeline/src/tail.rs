@@ -101,3 +101,71 @@ async fn follow(
         *next = sequence + 1;
     }
 }
+
+/// All messages of a stream that match a filter now, in order.
+pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Tailed>, Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::request(format!("read {filter}"), error);
+    let config = pull::Config {
+        filter_subject: filter.to_owned(),
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::None,
+        inactive_threshold: Duration::from_secs(60),
+        memory_storage: true,
+        num_replicas: 1,
+        ..pull::Config::default()
+    };
+    let consumer = connection
+        .jetstream()
+        .create_consumer_on_stream(config, stream)
+        .await
+        .map_err(|error| failed(&error))?;
+    let count = consumer.cached_info().num_pending as usize;
+    let mut all = Vec::with_capacity(count.min(1 << 16));
+    if count > 0 {
+        let mut messages = consumer
+            .stream()
+            .max_messages_per_batch(256)
+            .expires(Duration::from_secs(30))
+            .heartbeat(Duration::from_secs(1))
+            .messages()
+            .await
+            .map_err(|error| failed(&error))?;
+        while all.len() < count {
+            let message = messages
+                .next()
+                .await
+                .ok_or_else(|| failed(&"the consumer ended"))?;
+            let message = message.map_err(|error| failed(&error))?;
+            let info = message.info().map_err(|error| failed(&error))?;
+            if info.consumer_sequence != all.len() as u64 + 1 {
+                return Err(failed(&"a message was lost on the way"));
+            }
+            let sequence = info.stream_sequence;
+            all.push(Tailed {
+                sequence,
+                subject: message.subject.to_string(),
+                payload: message.payload.clone(),
+            });
+        }
+    }
+    // It would end by itself, later.
+    if let Ok(stream) = connection.stream(stream).await {
+        let _ = stream.delete_consumer(&consumer.cached_info().name).await;
+    }
+    Ok(all)
+}
+
+/// The last message on a subject; none when there is none.
+pub async fn read_last(connection: &Connection, stream: &str, subject: &str) -> Result<Option<Bytes>, Error> {
+    use async_nats::jetstream::stream::RawMessageErrorKind;
+    match connection
+        .stream(stream)
+        .await?
+        .get_last_raw_message_by_subject(subject)
+        .await
+    {
+        Ok(message) => Ok(Some(message.payload)),
+        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(Error::request(format!("read {subject}"), error)),
+    }
+}

@@ -4,8 +4,30 @@
 //! in whatever order they came. What it asks for is create-only, so that conductors may race and crash.
 //! [`Conductor`] reads the streams into records and does what it says. It holds nothing durable.
 
+mod aggregate;
+mod average;
+mod checks;
+mod decide;
+mod differ;
+mod history;
+mod infer;
+mod inventory;
+mod next;
+mod plan_verify;
+mod preprocess;
+mod purge;
 mod record;
+mod report;
+mod results;
+mod resume;
 mod run;
+mod scan;
+mod select;
+mod submit;
+mod train;
 
+pub(crate) use decide::sites;
+pub use next::{Action, MAX_ATTEMPTS, WINDOW, next};
+pub use purge::Purge;
 pub use record::{Record, ShardState, Step};
 pub use run::{Check, Conductor};

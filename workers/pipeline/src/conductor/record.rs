@@ -5,10 +5,17 @@ use std::collections::BTreeMap;
 use schemas::{
     event::{Accepted, Event, Release, SiteWork},
     names::Phase,
-    task::{Outcome, Task, TaskKey, TaskOutput, TaskResult},
+    task::{Failure, Outcome, Task, TaskKey, TaskOutput, TaskResult},
 };
 
-const MAX_ATTEMPTS: u32 = 3;
+use crate::{
+    Error,
+    connection::Connection,
+    streams, subjects,
+    tail::{self, Tailed},
+};
+
+use super::next::MAX_ATTEMPTS;
 
 /// One pass of one phase in one round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -153,5 +160,46 @@ pub fn task(accepted: &Accepted, release: &Release, work: &SiteWork, shard: u32,
         shards: work.shards,
         job: accepted.clone(),
         input: work.input.clone(),
+    }
+}
+
+impl Record {
+    /// Takes a message of ROUNDS_JOBS. One that cannot be read is logged and changes nothing.
+    pub fn event_message(&mut self, message: &Tailed) {
+        match schemas::parse::<Event>(&message.payload) {
+            Ok(event) => self.event(event),
+            Err(error) => tracing::error!("{}: {error}", message.subject),
+        }
+    }
+
+    /// Takes a message of ROUNDS_RESULTS. One that cannot be read is a failed result: the task is answered.
+    pub fn result_message(&mut self, key: TaskKey, message: &Tailed) {
+        let wrong = |reason: String| TaskResult {
+            key: key.clone(),
+            outcome: Outcome::Failed {
+                failure: Failure::fatal("bad-result", reason),
+            },
+            made: None,
+        };
+        let result = match schemas::parse::<TaskResult>(&message.payload) {
+            Ok(result) if result.key == key => result,
+            Ok(_) => wrong("the result's key differs from its subject".to_owned()),
+            Err(error) => wrong(error.to_string()),
+        };
+        self.result(result);
+    }
+
+    /// Reads all that the streams hold of a job.
+    pub async fn load(connection: &Connection, job: &str) -> Result<Self, Error> {
+        let mut record = Record::default();
+        for message in tail::read_all(connection, streams::JOBS, &subjects::job(job)).await? {
+            record.event_message(&message);
+        }
+        for message in tail::read_all(connection, streams::RESULTS, &subjects::results(job)).await? {
+            if let Some(key) = subjects::key_of(&message.subject) {
+                record.result_message(key, &message);
+            }
+        }
+        Ok(record)
     }
 }

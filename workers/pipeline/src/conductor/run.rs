@@ -1,22 +1,72 @@
 //! Streams in, actions out.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use schemas::{Invalid, job::JobMessage};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use schemas::{
+    Invalid,
+    event::{Event, Failed},
+    job::JobMessage,
+    names::{ORCHESTRATOR, Phase},
+    task::Failure,
+};
+use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, connection::Connection, metrics::Metrics};
+use super::{
+    next::{Action, is_settled, next},
+    record::Record,
+    report::report,
+    submit::Known,
+};
+use crate::{
+    Error, artifacts,
+    connection::Connection,
+    metrics::Metrics,
+    publish::{self, Created},
+    streams, subjects,
+    tail::{self, Tailed},
+};
+
+/// Messages read ahead of the conductor.
+const READ_AHEAD: usize = 1_024;
+/// Actions of one job under way at once.
+const AT_ONCE: usize = 16;
+/// Before a failed action is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the binary knows of a message that this crate does not, such as the trainers' names.
 /// Gives warnings for the submitter, or the field that is wrong.
 pub type Check = Arc<dyn Fn(&JobMessage) -> Result<Vec<String>, Invalid> + Send + Sync>;
 
-/// Reads the streams, and does what [`super::next`] says. Any number of them may run at once.
+/// Reads the streams, and does what [`super::next()`] says. Any number of them may run at once.
 pub struct Conductor {
     pub(super) connection: Connection,
     pub(super) version: String,
     pub(super) check: Check,
     pub(super) metrics: Metrics,
+}
+
+/// What a conductor keeps in memory; all of it comes from the streams.
+#[derive(Default)]
+struct Memory {
+    /// Jobs that something can still happen to.
+    records: BTreeMap<String, Record>,
+    /// All jobs ever accepted.
+    known: BTreeMap<String, Known>,
+    /// Submits without a verdict, by stream sequence.
+    submits: BTreeMap<u64, Bytes>,
+    /// Jobs that nothing can happen to any more.
+    settled: HashSet<String>,
+    /// Jobs whose record has changed.
+    changed: BTreeSet<String>,
+    /// What was done for a job, so that it is not done at every change.
+    done: HashMap<String, HashSet<String>>,
 }
 
 impl Conductor {
@@ -30,9 +80,322 @@ impl Conductor {
         }
     }
 
-    /// Conducts until `stop`.
+    /// Conducts until `stop`. The streams must be set up.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let _ = stop;
-        todo!()
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            result = self.conduct() => result,
+        }
     }
+
+    async fn conduct(&self) -> Result<(), Error> {
+        let mut memory = Memory::default();
+        // Nothing is done before the past is known, or it would all be published again.
+        let mut jobs_left = Some(self.last_sequence(streams::JOBS).await);
+        let mut results_left = Some(self.last_sequence(streams::RESULTS).await);
+        let mut jobs = self.tail(streams::JOBS);
+        let mut results = self.tail(streams::RESULTS);
+        loop {
+            let reached = |left: &Option<u64>| left.is_none_or(|last| last == 0);
+            if reached(&jobs_left) && reached(&results_left) {
+                self.act(&mut memory).await;
+            }
+            let retry = !memory.changed.is_empty() || !memory.submits.is_empty();
+            tokio::select! {
+                Some(message) = jobs.recv() => {
+                    let mut next = Some(message);
+                    while let Some(message) = next {
+                        pass(&mut jobs_left, message.sequence);
+                        memory.event(&message);
+                        next = jobs.try_recv().ok();
+                    }
+                }
+                Some(message) = results.recv() => {
+                    let mut next = Some(message);
+                    while let Some(message) = next {
+                        pass(&mut results_left, message.sequence);
+                        memory.result(&message);
+                        next = results.try_recv().ok();
+                    }
+                }
+                () = sleep(RETRY), if retry => {}
+                else => return Ok(()),
+            }
+        }
+    }
+
+    fn tail(&self, stream: &'static str) -> mpsc::Receiver<Tailed> {
+        let (sender, receiver) = mpsc::channel(READ_AHEAD);
+        tokio::spawn(tail::tail(
+            self.connection.clone(),
+            stream,
+            String::new(),
+            1,
+            sender,
+        ));
+        receiver
+    }
+
+    async fn last_sequence(&self, name: &str) -> u64 {
+        loop {
+            let error = match self.connection.stream(name).await {
+                Ok(stream) => match stream.get_info().await {
+                    Ok(info) => return info.state.last_sequence,
+                    Err(error) => error.to_string(),
+                },
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!("stream {name}: {error}; trying again");
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Decides what is submitted and does what follows for every changed job. What fails stays to be done.
+    async fn act(&self, memory: &mut Memory) {
+        self.decide_all(memory).await;
+        for job in std::mem::take(&mut memory.changed) {
+            let Some(record) = memory.records.get(&job) else {
+                continue;
+            };
+            report(&self.metrics, record);
+            let done = memory.done.entry(job.clone()).or_default();
+            let todo: Vec<(String, Action)> = next(record)
+                .into_iter()
+                .map(|action| (name(&action), action))
+                .filter(|(name, _)| !done.contains(name))
+                .collect();
+            let outcomes: Vec<_> = stream::iter(todo)
+                .map(|(name, action)| async move { (name, self.perform(&action).await, action) })
+                .buffer_unordered(AT_ONCE)
+                .collect()
+                .await;
+            let mut failed = None;
+            for (name, outcome, action) in outcomes {
+                match outcome {
+                    Ok(()) => drop(done.insert(name)),
+                    Err(error) => {
+                        tracing::error!("job {job}: {error}");
+                        failed = Some((error, action));
+                    }
+                }
+            }
+            let settled = is_settled(record);
+            match failed {
+                Some((error @ Error::Refused { .. }, Action::Publish(_) | Action::Task(_))) => {
+                    self.give_up(&job, &error).await;
+                }
+                Some(_) => drop(memory.changed.insert(job)),
+                None if settled => memory.settle(job),
+                None => {}
+            }
+        }
+    }
+
+    /// In the order of the stream: a verdict depends on those before it.
+    async fn decide_all(&self, memory: &mut Memory) {
+        while let Some((&submit, payload)) = memory.submits.first_key_value() {
+            match self.judge(submit, payload, &memory.known).await {
+                Ok(verdict) => {
+                    memory.submits.remove(&submit);
+                    memory.verdict(verdict);
+                }
+                Err(error) => {
+                    tracing::warn!("submit {submit}: {error}; trying again");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Publishes a verdict, or finds the one that stands.
+    async fn judge(
+        &self,
+        submit: u64,
+        payload: &[u8],
+        known: &BTreeMap<String, Known>,
+    ) -> Result<Event, Error> {
+        let mut verdict = self.decide(submit, payload, known).await?;
+        let subject = subjects::verdict(verdict.job(), submit);
+        let created = match publish::create(&self.connection, &subject, publish::encode(&verdict)).await {
+            Err(error @ Error::Refused { .. }) => {
+                verdict = rejected(verdict.job(), submit, &error);
+                publish::create(&self.connection, &subject, publish::encode(&verdict)).await?
+            }
+            other => other?,
+        };
+        match created {
+            Created::New => Ok(verdict),
+            Created::Exists => {
+                let standing = tail::read_last(&self.connection, streams::JOBS, &subject).await?;
+                let standing =
+                    standing.ok_or_else(|| Error::request(format!("read {subject}"), "it is gone"))?;
+                Ok(schemas::parse(&standing)?)
+            }
+        }
+    }
+
+    async fn perform(&self, action: &Action) -> Result<(), Error> {
+        match action {
+            Action::Publish(event) => {
+                let subject = subject_of(event);
+                publish::create(&self.connection, &subject, publish::encode(event)).await?;
+            }
+            Action::Task(task) => {
+                publish::create(
+                    &self.connection,
+                    &subjects::task(&task.key),
+                    publish::encode(task),
+                )
+                .await?;
+            }
+            Action::Close(result) => {
+                publish::create(
+                    &self.connection,
+                    &subjects::result(&result.key),
+                    publish::encode(result),
+                )
+                .await?;
+            }
+            Action::Purge(purge) => {
+                artifacts::purge(
+                    &self.connection,
+                    &purge.owner,
+                    &purge.job,
+                    purge.digest.as_deref(),
+                )
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A message that the server will never take ends the job.
+    async fn give_up(&self, job: &str, error: &Error) {
+        let end = Event::Failed(Failed {
+            job: job.to_owned(),
+            site: ORCHESTRATOR.to_owned(),
+            phase: Phase::Aggregate,
+            round: 0,
+            failure: Failure::fatal("message-refused", error.to_string()),
+        });
+        if let Err(error) =
+            publish::create(&self.connection, &subjects::end(job), publish::encode(&end)).await
+        {
+            tracing::error!("job {job}: {error}");
+        }
+    }
+}
+
+impl Memory {
+    fn event(&mut self, message: &Tailed) {
+        if message.subject == subjects::SUBMIT {
+            self.submits.insert(message.sequence, message.payload.clone());
+            return;
+        }
+        if let Some(submit) = subjects::submit_of(&message.subject) {
+            self.submits.remove(&submit);
+        }
+        let event = match schemas::parse::<Event>(&message.payload) {
+            Ok(event) if subjects::job_of(&message.subject) == Some(event.job()) => event,
+            Ok(_) => return tracing::error!("{}: names another job", message.subject),
+            Err(error) => return tracing::error!("{}: {error}", message.subject),
+        };
+        match event {
+            Event::Accepted(_) | Event::Rejected(_) => self.verdict(event),
+            event => self.happened(event),
+        }
+    }
+
+    fn verdict(&mut self, event: Event) {
+        if let Event::Accepted(accepted) = &event
+            && !self.known.contains_key(&accepted.job)
+        {
+            let known = Known {
+                accepted: (**accepted).clone(),
+                ended: false,
+                results: None,
+            };
+            self.known.insert(accepted.job.clone(), known);
+            self.happened(event);
+        }
+    }
+
+    fn happened(&mut self, event: Event) {
+        let job = event.job().to_owned();
+        if event.is_end()
+            && let Some(known) = self.known.get_mut(&job)
+            && !known.ended
+        {
+            known.ended = true;
+            if let Event::Finished(finished) = &event {
+                known.results.clone_from(&finished.results);
+            }
+        }
+        if !self.settled.contains(&job) {
+            self.records.entry(job.clone()).or_default().event(event);
+            self.changed.insert(job);
+        }
+    }
+
+    fn result(&mut self, message: &Tailed) {
+        let Some(key) = subjects::key_of(&message.subject) else {
+            return tracing::error!("{}: not a result's subject", message.subject);
+        };
+        if !self.settled.contains(&key.job) {
+            let job = key.job.clone();
+            self.records
+                .entry(job.clone())
+                .or_default()
+                .result_message(key, message);
+            self.changed.insert(job);
+        }
+    }
+
+    fn settle(&mut self, job: String) {
+        self.records.remove(&job);
+        self.done.remove(&job);
+        self.settled.insert(job);
+    }
+}
+
+/// Notes that a stream was read up to a sequence; what was asked for is reached when nothing is left.
+fn pass(left: &mut Option<u64>, sequence: u64) {
+    if left.is_some_and(|last| sequence >= last) {
+        *left = None;
+    }
+}
+
+/// The subject of a release or an end.
+fn subject_of(event: &Event) -> String {
+    match event {
+        Event::Released(release) => {
+            subjects::release(&release.job, release.phase, release.round, release.pass)
+        }
+        Event::Accepted(accepted) => subjects::verdict(&accepted.job, accepted.submit),
+        Event::Rejected(rejected) => subjects::verdict(&rejected.job, rejected.submit),
+        Event::Failed(_) | Event::Cancelled(_) | Event::Finished(_) => subjects::end(event.job()),
+    }
+}
+
+/// What tells one action of a job from another.
+fn name(action: &Action) -> String {
+    match action {
+        Action::Publish(event) => subject_of(event),
+        Action::Task(task) => subjects::task(&task.key),
+        Action::Close(result) => subjects::result(&result.key),
+        Action::Purge(purge) => match &purge.digest {
+            Some(digest) => subjects::chunks(&purge.owner, &purge.job, digest),
+            None => subjects::artifacts(&purge.owner, &purge.job),
+        },
+    }
+}
+
+fn rejected(job: &str, submit: u64, error: &Error) -> Event {
+    Event::Rejected(schemas::event::Rejected {
+        job: job.to_owned(),
+        submit,
+        path: ".".to_owned(),
+        reason: error.to_string(),
+        time: crate::clock::now(),
+    })
 }

@@ -1,0 +1,119 @@
+//! What a site's output must be before it counts.
+
+use schemas::{
+    event::{Release, SiteWork},
+    job::Payload,
+    names::{GLOBAL, ORCHESTRATOR},
+    task::{ArtifactRef, TaskInput, TaskOutput, Validation},
+};
+
+use super::record::Record;
+use crate::subjects;
+
+/// Checks a done task's output against what was asked for. The error is a sentence for the submitter.
+pub(super) fn output(
+    record: &Record,
+    release: &Release,
+    work: &SiteWork,
+    output: &TaskOutput,
+) -> Result<(), String> {
+    use {TaskInput as I, TaskOutput as O};
+    let artifact = |name: &str, artifact: &ArtifactRef| check_artifact(name, artifact, release, work);
+    match (&work.input, output) {
+        (I::Inventory {}, O::Inventory { dataset_json, .. }) if dataset_json.is_object() => Ok(()),
+        (I::Scan { .. } | I::Select { .. }, O::FingerprintPart { part }) => artifact("part", part),
+        (I::AggregateInventory { .. }, O::PooledDescriptors { dataset_json, .. }) => {
+            artifact("dataset_json", dataset_json)
+        }
+        (I::AggregateScan { .. }, O::PooledScan { scan, request }) => {
+            artifact("scan", scan)?;
+            artifact("request", request)
+        }
+        (I::AggregateSelect { .. }, O::PooledFingerprint { fingerprint }) => {
+            artifact("fingerprint", fingerprint)
+        }
+        (I::PlanVerify { .. }, O::Plans { .. }) => Ok(()),
+        (I::Preprocess { .. }, O::Preprocessed { .. }) => Ok(()),
+        (
+            I::TrainRound { .. },
+            O::Trained {
+                update,
+                epochs,
+                validation,
+            },
+        ) => {
+            check_validation(validation)?;
+            let expected = if release.pass == 0 {
+                epochs_per_round(record)
+            } else {
+                0
+            };
+            if epochs.len() != expected as usize {
+                return Err(format!(
+                    "{} epochs were reported: expected {expected}",
+                    epochs.len()
+                ));
+            }
+            match update {
+                Some(update) if release.pass == 0 => artifact("update", update),
+                None if release.pass == 0 => Err("update is missing".to_owned()),
+                _ => Ok(()),
+            }
+        }
+        (I::Average { .. }, O::Averaged { global }) => artifact("global", global),
+        (I::Results { .. }, O::Results { archive }) => artifact("archive", archive),
+        (I::InspectModel {}, O::Model { .. }) => Ok(()),
+        (I::Predict { .. }, O::Predicted { .. }) => Ok(()),
+        (I::Collect { .. }, O::Collected { archive, .. }) => artifact("archive", archive),
+        (input, output) => Err(format!(
+            "the output is {}, which answers no task of kind {}",
+            kind(output),
+            kind(input)
+        )),
+    }
+}
+
+fn check_artifact(
+    name: &str,
+    artifact: &ArtifactRef,
+    release: &Release,
+    work: &SiteWork,
+) -> Result<(), String> {
+    subjects::check_artifact(name, artifact).map_err(|error| error.to_string())?;
+    let owner = if work.site == ORCHESTRATOR {
+        GLOBAL
+    } else {
+        &*work.site
+    };
+    if artifact.owner != owner {
+        return Err(format!("{name}.owner is {}: expected {owner}", artifact.owner));
+    }
+    if artifact.job != release.job {
+        return Err(format!(
+            "{name}.job is {}: expected {}",
+            artifact.job, release.job
+        ));
+    }
+    Ok(())
+}
+
+fn check_validation(validation: &Validation) -> Result<(), String> {
+    let classes = validation.true_positives.len();
+    if validation.false_positives.len() != classes || validation.false_negatives.len() != classes {
+        return Err("validation: the counts are of unlike numbers of classes".to_owned());
+    }
+    Ok(())
+}
+
+fn epochs_per_round(record: &Record) -> u32 {
+    match record.accepted.as_ref().map(|accepted| &accepted.message.payload) {
+        Some(Payload::Training(training)) => training.epochs_per_round,
+        _ => 0,
+    }
+}
+
+/// The `kind` that an input or output carries in JSON.
+fn kind(message: &impl serde::Serialize) -> String {
+    let value = serde_json::to_value(message).unwrap_or_default();
+    value["kind"].as_str().unwrap_or("unknown").to_owned()
+}

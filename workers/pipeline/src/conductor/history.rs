@@ -1,0 +1,231 @@
+//! What the rounds brought: losses, the pooled pseudo Dice, and the best average.
+//!
+//! nnU-Net: `nnUNetTrainer.on_validation_epoch_end` (counts summed over ranks, Dice per class, mean over the
+//! classes that appeared) and `nnUNetLogger.log` (0.9 of the last moving average, 0.1 of the new value).
+
+use schemas::{
+    event::{Accepted, Best, History, HistoryEpoch, Score},
+    names::Phase,
+    task::{EpochReport, TaskInput, TaskOutput, Validation, Weights},
+};
+
+use super::{
+    plan_verify,
+    record::{Record, Step},
+};
+
+/// A job's history, with the earlier rounds that it continues, and its best average.
+pub(super) struct Scored {
+    /// All rounds so far.
+    pub history: History,
+    /// The average with the strictly greatest moving average; none before one was scored.
+    pub best: Option<Best>,
+}
+
+/// The history of all training rounds that are done.
+pub(super) fn of(record: &Record, accepted: &Accepted) -> Scored {
+    let earlier = accepted.continues.as_ref();
+    let mut scored = Scored {
+        history: earlier.map(|earlier| earlier.history.clone()).unwrap_or_default(),
+        best: earlier.and_then(|earlier| earlier.best.clone()),
+    };
+    let cases: Vec<(String, f64)> = plan_verify::sites(record)
+        .into_iter()
+        .map(|plans| (plans.site, f64::from(plans.training_cases)))
+        .collect();
+    for release in &record.releases {
+        let step = Step::of(release);
+        let Some(TaskInput::TrainRound {
+            base, epochs_before, ..
+        }) = release.work.first().map(|work| &work.input)
+        else {
+            continue;
+        };
+        let Some(outputs) = record.outputs(release) else {
+            continue;
+        };
+        let trained: Vec<Trained<'_>> = outputs
+            .iter()
+            .filter_map(|(site, outputs)| {
+                let [
+                    TaskOutput::Trained {
+                        epochs, validation, ..
+                    },
+                ] = &outputs[..]
+                else {
+                    return None;
+                };
+                let weight = cases
+                    .iter()
+                    .find(|(name, _)| name == site)
+                    .map_or(0.0, |(_, cases)| *cases);
+                Some(Trained {
+                    site,
+                    weight,
+                    epochs,
+                    validation,
+                })
+            })
+            .collect();
+        scored.score(step.round + step.pass, base, &trained);
+        if step.phase == Phase::TrainRound && step.pass == 0 {
+            scored.epochs(step.round, *epochs_before, &trained);
+        }
+    }
+    scored
+}
+
+/// One site's part in a round.
+struct Trained<'a> {
+    site: &'a str,
+    weight: f64,
+    epochs: &'a [EpochReport],
+    validation: &'a Validation,
+}
+
+impl Scored {
+    fn score(&mut self, round: u32, weights: &Weights, trained: &[Trained<'_>]) {
+        let dice = pooled_dice(trained.iter().map(|part| part.validation));
+        let appeared: Vec<f64> = dice.iter().flatten().copied().collect();
+        let mean_dice = (!appeared.is_empty()).then(|| appeared.iter().sum::<f64>() / appeared.len() as f64);
+        let last = self.history.scores.last().and_then(|score| score.ema_dice);
+        let ema_dice = match (weights, last, mean_dice) {
+            (Weights::Initial { .. }, ..) => None,
+            (_, Some(last), Some(mean)) => Some(0.9 * last + 0.1 * mean),
+            (_, last, mean) => mean.or(last),
+        };
+        if let (Weights::Average { artifact }, Some(ema_dice)) = (weights, ema_dice)
+            && self.best.as_ref().is_none_or(|best| ema_dice > best.ema_dice)
+        {
+            self.best = Some(Best {
+                ema_dice,
+                weights: artifact.clone(),
+            });
+        }
+        self.history.scores.push(Score {
+            round,
+            weights: weights.digest().to_owned(),
+            dice,
+            mean_dice,
+            ema_dice,
+            loss: weighted(trained.iter().map(|part| (part.validation.loss, part.weight))),
+            on_training_cases: trained.iter().any(|part| part.validation.on_training_cases),
+        });
+    }
+
+    fn epochs(&mut self, round: u32, epochs_before: u32, trained: &[Trained<'_>]) {
+        let count = trained.iter().map(|part| part.epochs.len()).min().unwrap_or(0);
+        for index in 0..count {
+            let losses = trained
+                .iter()
+                .map(|part| (part.epochs[index].train_loss, part.weight));
+            let sites = trained
+                .iter()
+                .map(|part| (part.site.to_owned(), part.epochs[index].train_loss));
+            self.history.epochs.push(HistoryEpoch {
+                epoch: epochs_before + index as u32,
+                round,
+                learning_rate: trained
+                    .first()
+                    .map_or(0.0, |part| part.epochs[index].learning_rate),
+                train_loss: weighted(losses),
+                sites: sites.collect(),
+            });
+        }
+    }
+}
+
+/// 2 TP / (2 TP + FP + FN) per class, of counts summed over sites; none where the class never appeared.
+fn pooled_dice<'a>(parts: impl Iterator<Item = &'a Validation>) -> Vec<Option<f64>> {
+    let mut sums: Vec<[u64; 3]> = Vec::new();
+    for part in parts {
+        sums.resize(sums.len().max(part.true_positives.len()), [0; 3]);
+        let counts = part
+            .true_positives
+            .iter()
+            .zip(&part.false_positives)
+            .zip(&part.false_negatives);
+        for (sum, ((tp, fp), fn_)) in sums.iter_mut().zip(counts) {
+            *sum = [
+                sum[0].saturating_add(*tp),
+                sum[1].saturating_add(*fp),
+                sum[2].saturating_add(*fn_),
+            ];
+        }
+    }
+    let dice = |counts: [u64; 3]| {
+        let [tp, fp, fn_] = counts.map(|count| count as f64);
+        let denominator = 2.0 * tp + fp + fn_;
+        (denominator > 0.0).then(|| 2.0 * tp / denominator)
+    };
+    sums.into_iter().map(dice).collect()
+}
+
+/// The mean of values by weights; the plain mean where no weight is above 0.
+fn weighted(values: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
+    let total: f64 = values.clone().map(|(_, weight)| weight).sum();
+    if total > 0.0 {
+        return values.map(|(value, weight)| value * weight).sum::<f64>() / total;
+    }
+    let count = values.clone().count().max(1);
+    values.map(|(value, _)| value).sum::<f64>() / count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn validation(tp: &[u64], fp: &[u64], fn_: &[u64]) -> Validation {
+        Validation {
+            true_positives: tp.to_vec(),
+            false_positives: fp.to_vec(),
+            false_negatives: fn_.to_vec(),
+            loss: 0.0,
+            on_training_cases: false,
+        }
+    }
+
+    #[test]
+    fn dice_pools_counts_not_scores() {
+        let a = validation(&[8, 0], &[2, 0], &[2, 0]);
+        let b = validation(&[0, 0], &[10, 0], &[10, 0]);
+        assert_eq!(pooled_dice([&a, &b].into_iter()), [Some(0.4), None]);
+    }
+
+    #[test]
+    fn the_moving_average_starts_at_the_first_average() {
+        let mut scored = Scored {
+            history: History::default(),
+            best: None,
+        };
+        let artifact = |digest: &str| schemas::task::ArtifactRef {
+            owner: "global".into(),
+            job: "j".into(),
+            digest: digest.into(),
+            size: 1,
+        };
+        let initial = Weights::Initial { digest: "0".into() };
+        let weights = [("1", 5), ("2", 3), ("3", 9), ("4", 3)];
+        scored.score(0, &initial, &[]);
+        for (digest, tp) in weights {
+            let validation = validation(&[tp], &[10 - tp], &[10 - tp]);
+            let part = Trained {
+                site: "a",
+                weight: 1.0,
+                epochs: &[],
+                validation: &validation,
+            };
+            let average = Weights::Average {
+                artifact: artifact(digest),
+            };
+            scored.score(0, &average, &[part]);
+        }
+        let emas: Vec<_> = scored.history.scores.iter().map(|score| score.ema_dice).collect();
+        assert_eq!(emas[0], None);
+        let expected = [0.5, 0.48, 0.522, 0.4998];
+        for (ema, expected) in emas[1..].iter().zip(expected) {
+            assert!((ema.unwrap() - expected).abs() < 1e-12, "{emas:?}");
+        }
+        assert_eq!(scored.best.unwrap().weights.digest, "3");
+    }
+}

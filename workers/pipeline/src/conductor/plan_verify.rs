@@ -1,0 +1,104 @@
+//! plan-verify: every site plans, and all must have planned the same.
+
+use schemas::{
+    event::Event,
+    names::Phase,
+    task::{Failure, Pooled, TaskInput, TaskOutput},
+};
+use serde_json::Value;
+
+use super::{
+    differ,
+    next::{Job, Outputs},
+    preprocess,
+    record::{Record, Step},
+};
+
+/// One site's plans.
+pub(super) struct SitePlans {
+    /// The site.
+    pub site: String,
+    /// Digest of its plans.
+    pub plans_digest: String,
+    /// Digest of its initial weights.
+    pub weights_digest: String,
+    /// Training cases of the job's fold.
+    pub training_cases: u32,
+    plans: Value,
+}
+
+/// The release, from the pooled documents.
+pub(super) fn release(job: &Job<'_>, pooled: Pooled) -> Event {
+    job.at_sites(Step::once(Phase::PlanVerify, 0), |_| {
+        (
+            1,
+            TaskInput::PlanVerify {
+                pooled: pooled.clone(),
+            },
+        )
+    })
+}
+
+/// Then the cases are preprocessed, if all sites planned the same.
+pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
+    let sites = read(outputs);
+    let Some((first, others)) = sites.split_first().filter(|_| sites.len() == outputs.len()) else {
+        return Err(job.unknown_step());
+    };
+    for other in others {
+        agree(first, other)?;
+    }
+    preprocess::release(job, first.plans_digest.clone())
+}
+
+/// What every site planned, in site order; empty before that is known.
+pub(super) fn sites(record: &Record) -> Vec<SitePlans> {
+    read(&record.outputs_of(Step::once(Phase::PlanVerify, 0)))
+}
+
+fn read(outputs: &Outputs) -> Vec<SitePlans> {
+    let read = |(site, outputs): &(String, Vec<TaskOutput>)| match &outputs[..] {
+        [
+            TaskOutput::Plans {
+                plans,
+                plans_digest,
+                weights_digest,
+                training_cases,
+                ..
+            },
+        ] => Some(SitePlans {
+            site: site.clone(),
+            plans_digest: plans_digest.clone(),
+            weights_digest: weights_digest.clone(),
+            training_cases: *training_cases,
+            plans: plans.clone(),
+        }),
+        _ => None,
+    };
+    outputs.iter().filter_map(read).collect()
+}
+
+fn agree(first: &SitePlans, other: &SitePlans) -> Result<(), Failure> {
+    let (a, b) = (&first.site, &other.site);
+    if first.plans_digest != other.plans_digest {
+        let message = match differ::first("plans", &first.plans, &other.plans) {
+            Some(found) => format!(
+                "{} is {} at site {a} and {} at site {b}",
+                found.path, found.left, found.right
+            ),
+            None => format!(
+                "plans_digest is {} at site {a} and {} at site {b}, though the plans read the same",
+                first.plans_digest, other.plans_digest
+            ),
+        };
+        return Err(Failure::fatal("plan-differs", message));
+    }
+    if first.weights_digest != other.weights_digest {
+        let message = format!(
+            "weights_digest of the initial weights is {} at site {a} and {} at site {b}, from equal plans",
+            first.weights_digest, other.weights_digest
+        );
+        return Err(Failure::fatal("weights-differ", message));
+    }
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! average pass 1: the results folder, and the end of a training job.
+
+use schemas::{
+    event::{Event, Finished},
+    names::Phase,
+    task::{Failure, TaskInput, TaskOutput, Weights},
+};
+
+use super::{
+    average, history,
+    next::{Job, Outputs},
+    plan_verify,
+    record::Step,
+};
+
+/// After the scoring pass: the results folder of the last and the best average.
+pub(super) fn release(job: &Job<'_>) -> Result<Event, Failure> {
+    let last = average::global(job.record, job.step.round).ok_or_else(|| job.unknown_step())?;
+    let scored = history::of(job.record, job.accepted);
+    let best = scored.best.map_or_else(|| last.clone(), |best| best.weights);
+    let plans = plan_verify::sites(job.record);
+    let plans_digest = plans.first().map(|plans| plans.plans_digest.clone());
+    let input = TaskInput::Results {
+        pooled: job.pooled()?,
+        plans_digest: plans_digest.ok_or_else(|| job.unknown_step())?,
+        last: Weights::Average { artifact: last },
+        best: Weights::Average { artifact: best },
+        history: scored.history,
+    };
+    let step = Step {
+        phase: Phase::Average,
+        ..job.step
+    };
+    Ok(job.at_orchestrator(step, input))
+}
+
+/// Then the job is finished.
+pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
+    let TaskOutput::Results { archive } = job.single(outputs)? else {
+        return Err(job.unknown_step());
+    };
+    Ok(Event::Finished(Box::new(Finished {
+        job: job.accepted.job.clone(),
+        results: Some(archive.clone()),
+        segmentations: Vec::new(),
+        history: history::of(job.record, job.accepted).history,
+    })))
+}

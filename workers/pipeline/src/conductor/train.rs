@@ -1,0 +1,124 @@
+//! train-round: pass 0 trains at every site, pass 1 scores the last average.
+
+use schemas::{
+    event::Event,
+    job::{Momentum, Weighting},
+    names::Phase,
+    task::{Failure, TaskInput, TaskOutput, Update, Weights},
+};
+
+use super::{
+    average,
+    next::{Job, Outputs},
+    plan_verify,
+    record::Step,
+};
+
+/// A round of training from global weights.
+pub(super) fn release(job: &Job<'_>, round: u32, base: Weights) -> Result<Event, Failure> {
+    let start = job.training()?.starting_fed_round;
+    let previous = match job.accepted.message.federation.momentum {
+        Momentum::Reset => Vec::new(),
+        Momentum::Keep if round > start => average::updates(job.record, round - 1),
+        Momentum::Keep => job
+            .accepted
+            .continues
+            .as_ref()
+            .map_or(Vec::new(), |earlier| earlier.updates.clone()),
+    };
+    let step = Step {
+        phase: Phase::TrainRound,
+        round,
+        pass: 0,
+    };
+    at_sites(job, step, round, base, &previous)
+}
+
+/// The scoring pass behind the last round.
+pub(super) fn release_scoring(job: &Job<'_>, round: u32, last: Weights) -> Result<Event, Failure> {
+    let step = Step {
+        phase: Phase::TrainRound,
+        round,
+        pass: 1,
+    };
+    at_sites(job, step, round + 1, last, &[])
+}
+
+fn at_sites(
+    job: &Job<'_>,
+    step: Step,
+    rounds_before: u32,
+    base: Weights,
+    previous: &[(String, String)],
+) -> Result<Event, Failure> {
+    let training = job.training()?;
+    let start = training.starting_fed_round;
+    let rounds = job.accepted.message.federation.total_rounds;
+    let rounds = rounds.unwrap_or(start + training.num_rounds);
+    let earlier = job
+        .accepted
+        .continues
+        .as_ref()
+        .map_or(0, |earlier| earlier.epochs);
+    let epochs = |rounds: u32| earlier + (rounds - start) * training.epochs_per_round;
+    let pooled = job.pooled()?;
+    let plans = plan_verify::sites(job.record);
+    let plans_digest = plans.first().map(|plans| plans.plans_digest.clone());
+    let plans_digest = plans_digest.ok_or_else(|| job.unknown_step())?;
+    Ok(job.at_sites(step, |member| {
+        let previous = previous.iter().find(|(site, _)| *site == member.site);
+        let input = TaskInput::TrainRound {
+            pooled: pooled.clone(),
+            plans_digest: plans_digest.clone(),
+            base: base.clone(),
+            previous_update: previous.map(|(_, digest)| digest.clone()),
+            epochs_before: epochs(rounds_before),
+            total_epochs: epochs(rounds),
+        };
+        (1, input)
+    }))
+}
+
+/// After pass 0: the average of the round, in site order.
+pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
+    let plans = plan_verify::sites(job.record);
+    let weighting = job.accepted.message.federation.weighting;
+    let mut updates = Vec::new();
+    for (site, outputs) in outputs {
+        let [
+            TaskOutput::Trained {
+                update: Some(artifact),
+                epochs,
+                ..
+            },
+        ] = &outputs[..]
+        else {
+            return Err(job.unknown_step());
+        };
+        let cases = plans.iter().find(|plans| plans.site == *site);
+        let weight = match weighting {
+            Weighting::Cases => cases.map_or(0, |plans| u64::from(plans.training_cases)),
+            Weighting::Iterations => epochs.iter().map(|epoch| u64::from(epoch.iterations)).sum(),
+            Weighting::Equal => 1,
+        };
+        updates.push(Update {
+            site: site.clone(),
+            artifact: artifact.clone(),
+            weight,
+        });
+    }
+    if updates.iter().all(|update| update.weight == 0) {
+        return Err(Failure::fatal(
+            "no-weight",
+            format!(
+                "the updates of round {} all count 0 in the average",
+                job.step.round
+            ),
+        ));
+    }
+    let step = Step {
+        phase: Phase::Average,
+        ..job.step
+    };
+    Ok(job.at_orchestrator(step, TaskInput::Average { updates }))
+}

@@ -1,6 +1,7 @@
 //! Rounds against Python nnU-Net 2.8.1, part by part. These tests never skip for lack of Python.
 
 mod augment;
+mod data;
 mod model;
 mod plan;
 mod preprocess;

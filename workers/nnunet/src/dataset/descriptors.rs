@@ -64,3 +64,65 @@ pub fn pooled_dataset_json(sites: &[(Descriptors, usize)]) -> Result<DatasetJson
 fn json<T: serde::Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(channels: &str, labels: &str) -> DatasetJson {
+        let text = format!(
+            r#"{{"channel_names": {channels}, "labels": {labels}, "numTraining": 3, "file_ending": ".nii",
+            "dataset": {{"secret": {{"images": ["a"], "label": "b"}}}}}}"#
+        );
+        DatasetJson::parse(&text).unwrap()
+    }
+
+    const LABELS: &str = r#"{"background": 0, "liver": 1, "tumour": 2}"#;
+
+    #[test]
+    fn a_swap_at_one_site_is_named() {
+        let ours = document(r#"{"0": "T1", "1": "T2"}"#, LABELS);
+        let swapped = document(r#"{"0": "T2", "1": "T1"}"#, LABELS);
+        let relabelled = document(
+            r#"{"0": "T1", "1": "T2"}"#,
+            r#"{"background": 0, "tumour": 1, "liver": 2}"#,
+        );
+        let a = Descriptors {
+            site: "a",
+            dataset_json: &ours,
+        };
+        for (other, key, value) in [
+            (&swapped, "channel_names", r#"["T2","T1"]"#),
+            (&relabelled, "labels", r#""tumour":1"#),
+        ] {
+            let b = Descriptors {
+                site: "b",
+                dataset_json: other,
+            };
+            let error = a.must_equal(&b).unwrap_err().to_string();
+            assert!(
+                error.contains(key) && error.contains("b has") && error.contains(value),
+                "{error}"
+            );
+            assert!(pooled_dataset_json(&[(a.clone(), 3), (b, 4)]).is_err());
+        }
+    }
+
+    #[test]
+    fn pooling_sums_cases_and_leaves_their_names_behind() {
+        let ours = document(r#"{"0": "T1"}"#, LABELS);
+        let theirs = document(r#"{"7": "T1"}"#, LABELS);
+        let sites = [&ours, &theirs].map(|dataset_json| {
+            (
+                Descriptors {
+                    site: "x",
+                    dataset_json,
+                },
+                5,
+            )
+        });
+        let pooled = pooled_dataset_json(&sites).unwrap();
+        assert_eq!(pooled.num_training(), 10);
+        assert!(!serde_json::to_string(&pooled).unwrap().contains("secret"));
+    }
+}

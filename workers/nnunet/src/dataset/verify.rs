@@ -167,3 +167,79 @@ fn describe(geometry: &Geometry) -> String {
         Geometry::Nibabel { original_affine } => format!("affine {original_affine:?}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array3;
+    use schemas::nnunet::DatasetJson;
+
+    use super::*;
+    use crate::{image::Reader, progress::Unobserved};
+
+    #[test]
+    fn each_problem_has_its_message() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, largest: u16, width: usize, spacing: f64, origin: f64| {
+            let direction = vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
+            let geometry = Geometry::SimpleItk {
+                spacing: vec![spacing, 1.0, 1.0],
+                origin: vec![origin, 0.0, 0.0],
+                direction,
+            };
+            let path = folder.path().join(format!("{name}.nii.gz"));
+            let volume = Array3::from_elem((2, 3, width), largest);
+            Reader::SimpleItk
+                .write_segmentation(volume.view(), &geometry, &path)
+                .unwrap();
+            path
+        };
+        let image = write("image", 7, 4, 1.0, 0.0);
+        let case = |identifier: &str, label| RawCase {
+            identifier: identifier.into(),
+            images: vec![image.clone()],
+            label: Some(label),
+        };
+        let cases = vec![
+            case("good", write("good", 1, 4, 1.0, 0.0)),
+            case("label", write("label", 3, 4, 1.0, 0.0)),
+            case("shape", write("shape", 1, 5, 1.0, 0.0)),
+            case("spacing", write("spacing", 1, 4, 2.0, 0.0)),
+            case("origin", write("origin", 1, 4, 1.0, 9.0)),
+        ];
+        let text = r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "c": 4}, "numTraining": 6,
+            "file_ending": ".nii.gz"}"#;
+        let dataset = RawDataset {
+            folder: folder.path().to_owned(),
+            name: "Dataset001_X".into(),
+            dataset_json: DatasetJson::parse(text).unwrap(),
+            reader: Reader::SimpleItk,
+            cases,
+        };
+        let problems = verify_dataset_integrity(&dataset, &Unobserved).unwrap();
+        let expected = [
+            ("numTraining is 6, but there are 5", Severity::Error),
+            ("1 is followed by 4", Severity::Error),
+            (
+                "case label: its segmentation holds the labels {3}",
+                Severity::Error,
+            ),
+            (
+                "case shape: its segmentation's shape is [2, 3, 5]",
+                Severity::Error,
+            ),
+            (
+                "case spacing: its segmentation's spacing is [1.0, 1.0, 2.0]",
+                Severity::Error,
+            ),
+            (
+                "case origin: its segmentation lies at origin [9.0",
+                Severity::Warning,
+            ),
+        ];
+        assert_eq!(problems.len(), expected.len(), "{problems:?}");
+        for (problem, (message, severity)) in problems.iter().zip(expected) {
+            assert!(problem.to_string().contains(message), "{problem}");
+            assert_eq!(problem.severity, severity);
+        }
+    }
+}

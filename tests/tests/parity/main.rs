@@ -3,5 +3,6 @@
 mod augment;
 mod data;
 mod model;
+mod payloads;
 mod plan;
 mod preprocess;

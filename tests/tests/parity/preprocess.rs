@@ -217,7 +217,7 @@ fn preprocessed_cases_are_pythons() {
         let plans = plan_experiment(&fingerprint, &raw.dataset_json, &Options::default(), &raw.name, raw.reader.name()).unwrap();
         hippocampus = Some(Made { raw, plans, configurations: vec!["2d".into(), "3d_fullres".into()] });
     } else {
-        println!("skipped: preprocessed_cases_are_pythons: hippocampus: no shared data");
+        tests::skip("preprocessed_cases_are_pythons", "hippocampus: no shared data");
     }
     for (name, made) in &sets {
         ask(&at(name), made, &all(made));

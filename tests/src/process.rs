@@ -1,0 +1,159 @@
+//! The program under test, run as a user runs it.
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::Read,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::repository;
+
+/// The built program. Tests lie in target/release/deps, the program one folder up.
+///
+/// # Errors
+/// It is not built.
+pub fn program() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test
+        .parent()
+        .and_then(Path::parent)
+        .context("a test outside of target")?;
+    let program = folder.join("rounds");
+    ensure!(
+        program.is_file(),
+        "{}: not built; run `just build`",
+        program.display()
+    );
+    Ok(program)
+}
+
+/// The nats-server: that of `just setup`, else the PATH's.
+pub fn nats_server() -> PathBuf {
+    let ours = repository().join(".tools/bin/nats-server");
+    if ours.is_file() {
+        ours
+    } else {
+        "nats-server".into()
+    }
+}
+
+/// A command of the program, with the nats-server that the tests use.
+pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Command> {
+    let mut command = Command::new(program()?);
+    command
+        .args(arguments)
+        .env("ROUNDS_NATS_SERVER", nats_server())
+        .stdin(Stdio::null());
+    Ok(command)
+}
+
+/// Runs a command of the program to its end: standard output, or an error with all that it said.
+pub fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Result<String> {
+    let output = command(arguments)?.output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "{}: {said}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(said)
+}
+
+/// A running program, such as `rounds up`, in a process group of its own. It is killed when dropped, with all
+/// that it started.
+pub struct RoundsProcess {
+    child: Child,
+    log: PathBuf,
+}
+
+impl RoundsProcess {
+    /// Starts the program; what it says goes to the file `log`.
+    pub fn start<S: AsRef<OsStr>>(arguments: &[S], log: &Path) -> Result<Self> {
+        let out = File::create(log)?;
+        let child = command(arguments)?
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .process_group(0)
+            .spawn()?;
+        Ok(Self {
+            child,
+            log: log.to_owned(),
+        })
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        let mut text = String::new();
+        if let Ok(mut file) = File::open(&self.log) {
+            let _ = file.read_to_string(&mut text);
+        }
+        text
+    }
+
+    /// Waits until it has said `text`.
+    ///
+    /// # Errors
+    /// It ended before, or `patience` is over.
+    pub fn wait_for(&mut self, text: &str, patience: Duration) -> Result<()> {
+        let end = Instant::now() + patience;
+        while !self.said().contains(text) {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("ended with {status} before it said {text:?}:\n{}", self.said());
+            }
+            ensure!(
+                Instant::now() < end,
+                "{patience:?} without {text:?}:\n{}",
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// `patience` is over.
+    pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < end,
+                "still running after {patience:?}:\n{}",
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Its process id, which is also that of its group.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it and all it started at once, as a power cut would.
+    pub fn kill(&mut self) {
+        // The group is the child's own: nothing else is in it. An ended group is no error here.
+        if let Ok(group) = i32::try_from(self.child.id()) {
+            // SAFETY: kill takes no pointers.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for RoundsProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

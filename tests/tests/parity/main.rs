@@ -1,5 +1,8 @@
 //! Rounds against Python nnU-Net 2.8.1, part by part. These tests never skip for lack of Python.
 
+mod learning;
+mod network;
+
 mod augment;
 mod data;
 mod model;

@@ -189,6 +189,13 @@ impl Trainer {
         })
     }
 
+    /// The same trainer with other weights and momentum, as at the start of a round.
+    pub fn resume(mut self, weights: &StateDict, momentum: &MomentumState) -> Result<Self> {
+        self.optimiser = Sgd::new(self.network.layout(), momentum, self.network.device())?;
+        self.network.load(weights)?;
+        Ok(self)
+    }
+
     /// The current weights.
     pub fn weights(&self) -> Result<StateDict> {
         self.network.state_dict()

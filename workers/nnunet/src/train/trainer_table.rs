@@ -373,7 +373,7 @@ mod tests {
             refused.contains("nnUNetTrainerBN") && refused.contains("batch norm"),
             "{refused}"
         );
-        let unknown = TrainerVariant::by_name("nnUnetTrainer_5epoch")
+        let unknown = TrainerVariant::by_name("nnUnetTrainer_5epchs")
             .unwrap_err()
             .to_string();
         assert!(

@@ -1,0 +1,189 @@
+//! Networks: parameter order, state_dict keys, initial weights' spread, and the forward pass.
+
+use std::{fs, path::Path};
+
+use nnunet::network::{Layout, ParameterRole, StateDict, Tensor32, UNet, initial_weights};
+use schemas::nnunet::Architecture;
+use serde_json::{Value, json};
+
+/// Little-endian float32 values one after the other.
+pub struct Floats(Vec<u8>, usize);
+
+impl Floats {
+    pub fn open(path: &Path) -> Self {
+        Self(fs::read(path).unwrap(), 0)
+    }
+
+    pub fn take(&mut self, n: usize) -> Vec<f32> {
+        let bytes = &self.0[self.1..self.1 + 4 * n];
+        self.1 += 4 * n;
+        bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    }
+
+    pub fn rest(&self) -> usize {
+        (self.0.len() - self.1) / 4
+    }
+}
+
+/// An architecture in nnU-Net's words. `blocks` are convolutions, or residual blocks, of each stage.
+pub fn architecture(
+    residual: bool,
+    features: &[usize],
+    kernels: Value,
+    strides: Value,
+    blocks: Value,
+) -> Value {
+    let dimensions = kernels[0].as_array().unwrap().len();
+    let class = if residual {
+        "ResidualEncoderUNet"
+    } else {
+        "PlainConvUNet"
+    };
+    let decoder = vec![if residual { 1 } else { 2 }; features.len() - 1];
+    json!({
+        "network_class_name": format!("dynamic_network_architectures.architectures.unet.{class}"),
+        "arch_kwargs": {
+            "n_stages": features.len(),
+            "features_per_stage": features,
+            "conv_op": format!("torch.nn.modules.conv.Conv{dimensions}d"),
+            "kernel_sizes": kernels,
+            "strides": strides,
+            if residual { "n_blocks_per_stage" } else { "n_conv_per_stage" }: blocks,
+            "n_conv_per_stage_decoder": decoder,
+            "conv_bias": true,
+            "norm_op": format!("torch.nn.modules.instancenorm.InstanceNorm{dimensions}d"),
+            "norm_op_kwargs": {"eps": 1e-5, "affine": true},
+            "dropout_op": null,
+            "dropout_op_kwargs": null,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": true}
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]
+    })
+}
+
+fn networks() -> Vec<Value> {
+    let same = |n: usize, axes: usize| json!(vec![vec![3; axes]; n]);
+    vec![
+        json!({"name": "plain_3d", "channels": 1, "heads": 3, "shape": [2, 1, 16, 24, 16], "architecture":
+            architecture(false, &[8, 16, 24, 32], same(4, 3),
+                json!([[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]), json!([2, 2, 2, 2]))}),
+        json!({"name": "plain_2d", "channels": 2, "heads": 2, "shape": [3, 2, 32, 48], "architecture":
+            architecture(false, &[8, 16, 32], same(3, 2), json!([[1, 1], [2, 2], [2, 2]]), json!([2, 2, 2]))}),
+        json!({"name": "anisotropic_3d", "channels": 3, "heads": 4, "shape": [1, 3, 6, 32, 24], "architecture":
+            architecture(false, &[8, 12, 16, 20], json!([[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3]]),
+                json!([[1, 1, 1], [1, 2, 2], [2, 2, 2], [1, 2, 1]]), json!([2, 1, 2, 3]))}),
+        json!({"name": "residual_3d", "channels": 1, "heads": 2, "shape": [2, 1, 16, 16, 16], "architecture":
+            architecture(true, &[8, 16, 16, 24], same(4, 3),
+                json!([[1, 1, 1], [2, 2, 2], [2, 2, 2], [1, 2, 2]]), json!([1, 3, 2, 2]))}),
+        json!({"name": "residual_2d", "channels": 1, "heads": 3, "shape": [2, 1, 32, 32], "architecture":
+            architecture(true, &[8, 16, 32], same(3, 2), json!([[1, 1], [2, 2], [2, 2]]), json!([1, 2, 2]))}),
+    ]
+}
+
+#[test]
+fn keys_spread_and_outputs_are_pythons() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("networks.json"), json!(networks()).to_string()).unwrap();
+    tests::oracle::run("network.py", &[folder.path()]).unwrap();
+    for network in networks() {
+        let name = network["name"].as_str().unwrap();
+        let document = fs::read(folder.path().join(format!("{name}.json"))).unwrap();
+        let python: Value = serde_json::from_slice(&document).unwrap();
+        let architecture: Architecture = serde_json::from_value(network["architecture"].clone()).unwrap();
+        let number = |key: &str| network[key].as_u64().unwrap() as usize;
+        let layout = Layout::new(&architecture, number("channels"), number("heads")).unwrap();
+
+        let ours: Value = layout
+            .parameters()
+            .iter()
+            .map(|p| json!([p.name, p.shape]))
+            .collect();
+        assert_eq!(ours, python["parameters"], "{name}");
+        let unique: Vec<&str> = layout.parameters().iter().map(|p| p.name.as_str()).collect();
+        let keys: Vec<(&str, &str)> = layout.aliases().collect();
+        let theirs: Vec<(&str, &str)> = python["keys"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|key| {
+                (
+                    key[0].as_str().unwrap(),
+                    unique[key[1].as_u64().unwrap() as usize],
+                )
+            })
+            .collect();
+        assert_eq!(keys, theirs, "{name}");
+
+        let initial = initial_weights(&layout, 7).unwrap();
+        for parameter in layout.parameters() {
+            let values = &initial.get(&parameter.name).unwrap().data;
+            let expected = python["spread"][&parameter.name].as_f64().unwrap();
+            let n = values.len() as f64;
+            let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+            let deviation = (values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n).sqrt();
+            match parameter.role {
+                // Both are samples: their deviations scatter by 1 / sqrt(2 n) each.
+                ParameterRole::Convolution { .. } => {
+                    let allowed = expected * 6.0 / n.sqrt();
+                    assert!(
+                        (deviation - expected).abs() < allowed,
+                        "{name} {}: {deviation} {expected}",
+                        parameter.name
+                    );
+                }
+                _ => assert_eq!(deviation, expected, "{name} {}", parameter.name),
+            }
+        }
+
+        let mut floats = Floats::open(&folder.path().join(format!("{name}.bin")));
+        let weights = read_weights(&mut floats, &layout);
+        let shape: Vec<i64> = network["shape"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|n| n.as_i64().unwrap())
+            .collect();
+        let input = floats.take(shape.iter().product::<i64>() as usize);
+        let unet = UNet::new(layout.clone(), &weights, tch::Device::Cpu).unwrap();
+        assert_eq!(unet.state_dict().unwrap(), weights, "{name}");
+        let input = tch::Tensor::from_slice(&input).view(&shape[..]);
+        let outputs = tch::no_grad(|| unet.outputs(&input, layout.outputs())).unwrap();
+        assert_eq!(outputs.len(), python["outputs"].as_array().unwrap().len());
+        for (i, output) in outputs.iter().enumerate() {
+            assert_eq!(json!(output.size()), python["outputs"][i], "{name} {i}");
+            let ours = Vec::<f32>::try_from(output.contiguous().view(-1)).unwrap();
+            let worst = largest_difference(&ours, &floats.take(ours.len()));
+            println!("{name}, output {i}: largest difference {worst:.1e}");
+            assert!(worst < 1e-4, "{name}, output {i}: {worst}");
+        }
+        assert_eq!(floats.rest(), 0);
+        let full = tch::no_grad(|| unet.forward(&input)).unwrap();
+        assert_eq!(full, outputs[0], "{name}");
+    }
+}
+
+pub fn read_weights(floats: &mut Floats, layout: &Layout) -> StateDict {
+    let mut weights = StateDict::new();
+    for parameter in layout.parameters() {
+        let values = floats.take(parameter.shape.iter().product());
+        weights
+            .insert(
+                &parameter.name,
+                Tensor32::new(parameter.shape.clone(), values).unwrap(),
+            )
+            .unwrap();
+    }
+    weights
+}
+
+pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |worst, d| if d > worst || d.is_nan() { d } else { worst })
+}

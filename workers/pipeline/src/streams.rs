@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{
+    ErrorCode,
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
+    context::CreateStreamErrorKind,
     stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
 };
 use schemas::names::{ORCHESTRATOR, Phase};
@@ -26,7 +28,8 @@ pub const SITES: &str = "ROUNDS_SITES";
 pub struct StreamSettings {
     /// Copies of every message: 1, or 3 on a cluster.
     pub replicas: usize,
-    /// Bound on the bytes of all artifacts together.
+    /// Bound on the bytes of all artifacts together. Where the server has less room, a new stream gets the
+    /// largest half, quarter, ... of it that fits.
     pub artifact_bytes: u64,
 }
 
@@ -103,15 +106,37 @@ pub fn configs(settings: &StreamSettings) -> Vec<Config> {
     ]
 }
 
+/// The least room for artifacts that is worth a start.
+const LEAST_ARTIFACT_BYTES: i64 = 256 << 20;
+
 /// Creates the streams, or brings them to these settings. Doing it twice changes nothing.
 pub async fn set_up(connection: &Connection, settings: &StreamSettings) -> Result<(), Error> {
-    for config in configs(settings) {
+    for mut config in configs(settings) {
         let name = config.name.clone();
-        connection
-            .jetstream()
-            .create_or_update_stream(config)
-            .await
-            .map_err(|error| Error::request(format!("create stream {name}"), error))?;
+        loop {
+            let error = match connection
+                .jetstream()
+                .create_or_update_stream(config.clone())
+                .await
+            {
+                Ok(_) => break,
+                Err(error) => error,
+            };
+            let full = matches!(error.kind(), CreateStreamErrorKind::JetStream(error)
+                if error.error_code() == ErrorCode::STORAGE_RESOURCES_EXCEEDED);
+            if !full || config.max_bytes <= LEAST_ARTIFACT_BYTES {
+                return Err(Error::request(format!("create stream {name}"), error));
+            }
+            // A stream that is there keeps the room it has.
+            if connection.jetstream().get_stream(&name).await.is_ok() {
+                break;
+            }
+            config.max_bytes /= 2;
+            tracing::info!(
+                "stream {name}: the server has less room; asking for {} bytes",
+                config.max_bytes
+            );
+        }
     }
     Ok(())
 }

@@ -23,11 +23,12 @@ impl Table {
             weight_high: vec![],
         };
         for k in 0..outputs {
-            let at = coordinate(k, inputs, outputs).clamp(0.0, last as f64);
+            // Beyond the outermost centres both voxels are the edge's, with the weights that scipy gives them.
+            let at = coordinate(k, inputs, outputs);
             let low = at.floor();
             let weight_low = 1.0 - (at - low);
-            table.low.push(low as usize);
-            table.high.push((low as usize + 1).min(last));
+            table.low.push(low.clamp(0.0, last as f64) as usize);
+            table.high.push((low + 1.0).clamp(0.0, last as f64) as usize);
             table.weight_low.push(weight_low);
             // As scipy has it; not the same as `at - low` in the last bit.
             table.weight_high.push(1.0 - weight_low);

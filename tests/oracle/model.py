@@ -107,23 +107,27 @@ def awkward(model):
     torch.save(checkpoint, work / "awkward.pth")
 
 
-models = {m.name.split("__")[-1]: m for m in sorted((work / "nnUNet_results").glob("*/nnUNetTrainer__*"))}
-result = {}
-for configuration, model in models.items():
-    predict(model, work / "images", work / "python" / configuration / "mirrored", True, (0,))
-    predict(model, work / "images", work / "python" / configuration / "plain", False, (0,))
-    predict(model, work / "images", work / "python" / configuration / "folds", False, (0, 1))
-    result[configuration] = resume(model, configuration)
-    if len(sys.argv) > 2:
-        continue
-    compute_metrics_on_folder2(
-        str(work / "python" / configuration / "plain"), str(work / "python" / configuration / "mirrored"),
-        str(model / "dataset.json"), str(model / "plans.json"), str(work / f"summary_{configuration}.json"), 1)
-awkward(models["3d_fullres"])
+def main():
+    models = {m.name.split("__")[-1]: m for m in sorted((work / "nnUNet_results").glob("*/nnUNetTrainer__*"))}
+    result = {}
+    for configuration, model in models.items():
+        predict(model, work / "images", work / "python" / configuration / "mirrored", True, (0,))
+        predict(model, work / "images", work / "python" / configuration / "plain", False, (0,))
+        predict(model, work / "images", work / "python" / configuration / "folds", False, (0, 1))
+        result[configuration] = resume(model, configuration)
+        compute_metrics_on_folder2(
+            str(work / "python" / configuration / "plain"), str(work / "python" / configuration / "mirrored"),
+            str(model / "dataset.json"), str(model / "plans.json"), str(work / f"summary_{configuration}.json"), 1)
+    awkward(models["3d_fullres"])
 
-sites = [read_safetensors(work / f"site_{k}.safetensors") for k in (1, 2, 3)]
-average = read_safetensors(work / "average.safetensors")
-for name, values in average.items():
-    wanted = sum(k * site[name].astype(np.float64) for k, site in zip((1, 2, 3), sites)) / 6
-    assert np.array_equal(values, wanted.astype(np.float32)), f"the average of {name} differs"
-print("RESULT " + json.dumps(result))
+    sites = [read_safetensors(work / f"site_{k}.safetensors") for k in (1, 2, 3)]
+    average = read_safetensors(work / "average.safetensors")
+    for name, values in average.items():
+        wanted = sum(k * site[name].astype(np.float64) for k, site in zip((1, 2, 3), sites)) / 6
+        assert np.array_equal(values, wanted.astype(np.float32)), f"the average of {name} differs"
+    print("RESULT " + json.dumps(result))
+
+
+# The evaluation starts processes that import this file.
+if __name__ == "__main__":
+    main()

@@ -3,13 +3,6 @@ use ndarray::Array3;
 use super::*;
 use crate::checkpoint::{LoggedEpoch, Logging};
 
-/// Where to look at the pictures: `FIGURES=folder cargo test figures`.
-fn keep(path: &Path) {
-    if let (Some(folder), Some(name)) = (std::env::var_os("FIGURES"), path.file_name()) {
-        std::fs::copy(path, Path::new(&folder).join(name)).unwrap();
-    }
-}
-
 fn size(path: &Path) -> (u32, u32) {
     ::image::image_dimensions(path).unwrap()
 }
@@ -39,7 +32,6 @@ fn progress_has_a_panel_for_each_that_is_known() {
     let (width, height) = size(&path);
     write_progress(&logging, true, &path).unwrap();
     assert_eq!(size(&path), (width, height / 2 * 3));
-    keep(&path);
 }
 
 #[test]
@@ -80,7 +72,6 @@ fn an_overlay_shows_three_orientations() {
     };
     write_overlay(&overlay, &path).unwrap();
     assert_eq!(size(&path).1, 444);
-    keep(&path);
     let flat = Array3::zeros((1, 60, 50));
     let (flat, empty) = (flat.mapv(|_: f32| 1.0), flat.mapv(|_| 0i16));
     let overlay = Overlay {

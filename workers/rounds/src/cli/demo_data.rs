@@ -109,7 +109,10 @@ fn read_template(mni: &Path) -> Result<Template> {
     let read = |name: &str| -> Result<Array3<f32>> {
         let file = mni.join(name);
         if !file.is_file() {
-            bail!("{}: missing; `just setup` fetches the MNI template", file.display());
+            bail!(
+                "{}: missing; `just setup` fetches the MNI template",
+                file.display()
+            );
         }
         let image = Reader::SimpleItk.read_images(std::slice::from_ref(&file))?;
         Ok(image.data.index_axis_move(ndarray::Axis(0), 0))
@@ -166,7 +169,10 @@ fn block_starts(labels: &Array3<u8>) -> Vec<[usize; 3]> {
     for (z, y, x) in ndarray::indices((BLOCKS[0], BLOCKS[1], BLOCKS[2])) {
         let start = [z, y, x];
         let start: [usize; 3] = std::array::from_fn(|axis| BRAIN_START[axis] + start[axis] * BLOCK[axis]);
-        let voxels = block(labels, start, BLOCK).iter().filter(|&&label| label > 0).count();
+        let voxels = block(labels, start, BLOCK)
+            .iter()
+            .filter(|&&label| label > 0)
+            .count();
         blocks.push((voxels, start));
     }
     blocks.sort_by_key(|&(voxels, start)| (std::cmp::Reverse(voxels), start));
@@ -202,7 +208,11 @@ fn write_site(
         let gain = plan.gain * (0.9 + 0.2 * (index * 3 % plan.cases) as f32 / plan.cases as f32);
         let seed = (site_index * 1000 + index) as u64;
         let scan = scanned(block(&template.t1, start, size), gain, seed);
-        let set = if index + TEST_CASES < plan.cases { "Tr" } else { "Ts" };
+        let set = if index + TEST_CASES < plan.cases {
+            "Tr"
+        } else {
+            "Ts"
+        };
         let name = format!("{}_{index:03}", plan.site);
         let ending = plan.file_ending;
         let header = moved(&template.header, start);
@@ -271,4 +281,58 @@ fn moved(header: &NiftiHeader, start: [usize; 3]) -> NiftiHeader {
 /// How a volume is written to `file`.
 fn writer<'a>(file: &Path, header: &'a NiftiHeader) -> WriterOptions<'a> {
     WriterOptions::new(file).reference_header(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs the template of `just setup`, as the demo does.
+    fn mni() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/mni")
+    }
+
+    #[test]
+    fn three_unlike_sites_are_cut_the_same_each_time() {
+        let scratch = tempfile::tempdir().unwrap();
+        let sites = cut(&mni(), &scratch.path().join("first")).unwrap();
+        cut(&mni(), &scratch.path().join("second")).unwrap();
+        let counts: Vec<_> = sites
+            .iter()
+            .map(|site| (&*site.site, site.training, site.test))
+            .collect();
+        assert_eq!(counts, [("north", 8, 2), ("east", 6, 2), ("south", 5, 2)]);
+        for site in &sites {
+            let data = nnunet::dataset::RawDataset::open(&site.folder).unwrap();
+            assert_eq!(data.cases.len(), site.training);
+            let again = scratch.path().join("second").join(&site.site);
+            let again = again.join(site.folder.file_name().unwrap());
+            for case in &data.cases {
+                let label = case.label.as_ref().unwrap();
+                let labels = data.reader.read_segmentation(label).unwrap().labels;
+                assert!(
+                    (1..=2).all(|label| labels.iter().any(|&found| found == label)),
+                    "{label:?}"
+                );
+                for file in case.images.iter().chain([label]) {
+                    let twin = again.join(file.strip_prefix(&site.folder).unwrap());
+                    assert_eq!(
+                        std::fs::read(file).unwrap(),
+                        std::fs::read(twin).unwrap(),
+                        "{file:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_template_is_named() {
+        let scratch = tempfile::tempdir().unwrap();
+        let error = cut(scratch.path(), scratch.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("t1.nii.gz") && error.contains("just setup"),
+            "{error}"
+        );
+    }
 }

@@ -6,6 +6,8 @@
 pub mod average;
 pub mod checkpoint;
 pub mod dataset;
+#[cfg(feature = "torch")]
+pub mod device;
 pub mod error;
 pub mod evaluate;
 pub mod figures;

@@ -1,1 +1,27 @@
-fn main() {}
+//! Rounds: federated nnU-Net.
+//!
+//! - `cli/`: one command, one file.
+//! - `phases/`: one phase, one file: task in, one call into `nnunet`, result out.
+//! - `settings.rs`: what a site and an orchestrator are told.
+//! - `site.rs`: the folder that all workers of a site share.
+
+mod cli;
+mod device;
+mod parts;
+mod phases;
+mod settings;
+mod site;
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    let arguments = cli::Arguments::parse_from(cli::nnunet::long_flags(std::env::args_os()));
+    cli::init_logs(&arguments);
+    match cli::run(arguments) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

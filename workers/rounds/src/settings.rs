@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use pipeline::connection::Access;
 use schemas::{job::Device, names};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,23 @@ pub struct Connection {
     /// The certificate authority that signed the server's certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
+    /// This member's certificate and its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
+impl Connection {
+    /// How the pipeline is told.
+    pub fn access(&self) -> Access {
+        Access {
+            url: self.url.clone(),
+            token: self.token.clone(),
+            credentials: self.credentials.clone(),
+            root_certificates: self.ca.clone(),
+            client_certificate: self.certificate.clone(),
+            ..Access::default()
+        }
+    }
 }
 
 /// A site: its name, its folder, its data sets.
@@ -151,5 +169,24 @@ impl OrchestratorSettings {
     /// Reads an orchestrator's settings file.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
         read(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_samples_are_read() {
+        let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/settings");
+        let site = SiteSettings::read(&samples.join("site.toml")).unwrap();
+        assert_eq!(site.datasets[0].dataset_id().unwrap(), 4);
+        OrchestratorSettings::read(&samples.join("orchestrator.toml")).unwrap();
+    }
+
+    #[test]
+    fn an_unknown_setting_is_named() {
+        let error = toml::from_str::<SiteSettings>("site = \"a\"\nroots = 1").unwrap_err();
+        assert!(error.to_string().contains("roots"), "{error}");
     }
 }

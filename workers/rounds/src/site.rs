@@ -66,7 +66,7 @@ impl Site {
             failure::bug(format!("site {} is no member of job {}", task.key.site, task.key.job))
         })?;
         let settings = self.settings.dataset(id).ok_or_else(|| {
-            failure::lasting("no-dataset", format!("this worker's settings have no data set {id:?}"))
+            Failure::fatal("no-dataset", format!("this worker's settings have no data set {id:?}"))
         })?;
         RawDataset::open(&settings.path).map_err(failure::of_error)
     }
@@ -81,7 +81,7 @@ impl Site {
         let file = self.job(task).join("inventory.json");
         let bytes = fs::read(&file).map_err(|error| failure::io("the job's inventory", &file, &error))?;
         let inventory: Inventory = schemas::parse(&bytes)
-            .map_err(|error| failure::lasting("bad-inventory", format!("the job's inventory: {error}")))?;
+            .map_err(|error| Failure::fatal("bad-inventory", format!("the job's inventory: {error}")))?;
         inventory.check_list(dataset).map_err(failure::of_error)?;
         Ok(inventory)
     }
@@ -98,7 +98,7 @@ impl Site {
         let identifiers: Vec<String> = dataset.cases.iter().map(|case| case.identifier.clone()).collect();
         let fold = match fold {
             FoldId::All => return splits::select(&identifiers, &[], Fold::All).map_err(failure::of_error),
-            FoldId::Fold(fold) => Fold::Number(fold as usize),
+            FoldId::Fold(fold) => Fold::Number(fold),
         };
         let own = dataset.folder.join("splits_final.json");
         let kept = self.settings.root.join("splits").join(format!("{}.json", dataset.name));

@@ -18,10 +18,13 @@ mod worker;
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use pipeline::{client::Client, connection::Connection, metrics::Metrics};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::settings::Connection;
+use crate::settings;
 
 /// Federated nnU-Net: one segmentation model from many hospitals, and no scan leaves its building.
 #[derive(Parser)]
@@ -83,28 +86,54 @@ pub struct Server {
 
 impl Server {
     /// The connection's settings.
-    pub fn connection(&self) -> anyhow::Result<Connection> {
+    pub fn connection(&self) -> anyhow::Result<settings::Connection> {
         match &self.nats {
-            Some(url) => Ok(Connection {
+            Some(url) => Ok(settings::Connection {
                 url: url.clone(),
                 token: std::env::var("ROUNDS_TOKEN").ok(),
                 credentials: self.credentials.clone(),
                 ca: None,
+                certificate: None,
             }),
             None => up::connection_of(&self.home),
         }
     }
 
     /// Connects.
-    pub async fn client(&self) -> anyhow::Result<pipeline::Client> {
-        connect(&self.connection()?, "cli").await
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        let access = self.connection()?.access();
+        let patience = std::time::Duration::from_secs(5);
+        Ok(Client::new(Connection::open(&access, "rounds-cli", patience, &Metrics::new()).await?))
     }
 }
 
-/// Connects as `name`.
-pub async fn connect(connection: &Connection, name: &str) -> anyhow::Result<pipeline::Client> {
-    let _ = name;
-    Ok(pipeline::Client::connect(&connection.options()).await?)
+/// Serves /metrics at `address`, where one is given.
+pub async fn serve_metrics(
+    address: Option<&str>,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if let Some(address) = address {
+        let bound = address.parse().with_context(|| format!("metrics: {address:?} is not address:port"))?;
+        let bound = metrics.serve(bound, stop.clone()).await?;
+        tracing::info!("metrics at http://{bound}/metrics");
+    }
+    Ok(())
+}
+
+/// Cancels `stop` on SIGTERM or Ctrl-C: workers hand their task back and end.
+pub fn stop_on_signal(stop: CancellationToken) {
+    tokio::spawn(async move {
+        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
+            return;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        tracing::info!("stopping: work is handed back");
+        stop.cancel();
+    });
 }
 
 /// Sends logs to standard error; `RUST_LOG` filters them.

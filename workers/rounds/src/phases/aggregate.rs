@@ -4,9 +4,8 @@ use nnunet::{
     dataset::{Descriptors, pooled_dataset_json},
     fingerprint::{Scan, Selection, Wanted, finish},
 };
-use pipeline::TaskContext;
+use pipeline::worker::TaskContext;
 use schemas::{
-    names::GLOBAL,
     nnunet::DatasetJson,
     task::{Failure, SiteInventory, Task, TaskInput, TaskOutput},
 };
@@ -25,13 +24,13 @@ pub fn run(task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
                     None => merged = Some(scan),
                     Some(merged) => merged.merge(&scan).map_err(failure::of_error)?,
                 }
-                context.progress("parts", index as u64 + 1, parts.len() as u64);
+                context.progress("part", index + 1, parts.len());
             }
             let merged = merged.ok_or_else(|| failure::bug("no parts to merge"))?;
             let wanted = Wanted::of(&merged).map_err(failure::of_error)?;
             Ok(TaskOutput::PooledScan {
-                scan: store_json(context, GLOBAL, &merged)?,
-                request: store_json(context, GLOBAL, &wanted)?,
+                scan: store_json(context, &merged)?,
+                request: store_json(context, &wanted)?,
             })
         }
         TaskInput::AggregateSelect { scan, parts } => {
@@ -41,10 +40,10 @@ pub fn run(task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
             for (index, part) in parts.iter().enumerate() {
                 let selection: Selection = fetch_json(context, part, "a site's selection")?;
                 merged.merge(&selection).map_err(failure::of_error)?;
-                context.progress("parts", index as u64 + 1, parts.len() as u64);
+                context.progress("part", index + 1, parts.len());
             }
             let fingerprint = finish(&scan, &merged).map_err(failure::of_error)?;
-            Ok(TaskOutput::PooledFingerprint { fingerprint: store_json(context, GLOBAL, &fingerprint)? })
+            Ok(TaskOutput::PooledFingerprint { fingerprint: store_json(context, &fingerprint)? })
         }
         _ => Err(unknown_input(task)),
     }
@@ -55,7 +54,7 @@ fn pool_descriptors(context: &TaskContext, sites: &[SiteInventory]) -> Result<Ta
     let mut documents = Vec::with_capacity(sites.len());
     for site in sites {
         let document: DatasetJson = schemas::parse_value("dataset_json", site.dataset_json.clone())
-            .map_err(|error| failure::lasting("bad-dataset-json", format!("site {}: {error}", site.site)))?;
+            .map_err(|error| Failure::fatal("bad-dataset-json", format!("site {}: {error}", site.site)))?;
         documents.push(document);
     }
     let described: Vec<(Descriptors, usize)> = sites
@@ -65,12 +64,12 @@ fn pool_descriptors(context: &TaskContext, sites: &[SiteInventory]) -> Result<Ta
         .collect();
     let pooled = pooled_dataset_json(&described).map_err(|error| match error {
         nnunet::Error::Invalid { what, reason } => {
-            failure::lasting("descriptors-differ", format!("{what}: {reason}"))
+            Failure::fatal("descriptors-differ", format!("{what}: {reason}"))
         }
         other => failure::of_error(other),
     })?;
     Ok(TaskOutput::PooledDescriptors {
-        dataset_json: store_json(context, GLOBAL, &pooled)?,
+        dataset_json: store_json(context, &pooled)?,
         cases_total: sites.iter().map(|site| u64::from(site.cases)).sum(),
     })
 }

@@ -4,7 +4,7 @@ use nnunet::{
     dataset::Inventory,
     fingerprint::{Wanted, scan, select},
 };
-use pipeline::TaskContext;
+use pipeline::worker::TaskContext;
 use schemas::task::{Failure, Task, TaskInput, TaskOutput};
 
 use super::{Watch, failure, fetch_json, shard, store_json, unknown_input};
@@ -42,7 +42,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
             }
             let scanned = scan(&dataset, &dataset.cases[ordinals], *cases_total, &watch)
                 .map_err(|error| at_case(&dataset, error))?;
-            Ok(TaskOutput::FingerprintPart { part: store_json(context, &task.key.site, &scanned)? })
+            Ok(TaskOutput::FingerprintPart { part: store_json(context, &scanned)? })
         }
         TaskInput::Select { request, .. } => {
             site.inventory(task, &dataset)?;
@@ -50,7 +50,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
             let ordinals = shard(task, dataset.cases.len());
             let selected = select(&dataset, &dataset.cases[ordinals], &wanted, &watch)
                 .map_err(|error| at_case(&dataset, error))?;
-            Ok(TaskOutput::FingerprintPart { part: store_json(context, &task.key.site, &selected)? })
+            Ok(TaskOutput::FingerprintPart { part: store_json(context, &selected)? })
         }
         _ => Err(unknown_input(task)),
     }

@@ -5,27 +5,31 @@ pub mod average;
 pub mod failure;
 pub mod fingerprint;
 pub mod infer;
+pub mod momentum;
 pub mod plan_verify;
 pub mod planned;
 pub mod preprocess;
 pub mod train_round;
 
-use std::ops::Range;
+use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use nnunet::progress::Observer;
-use pipeline::TaskContext;
+use pipeline::worker::{Described, Phase, TaskContext};
 use schemas::{
-    job::{FoldId, Payload, TrainingPayload},
-    task::{ArtifactRef, Failure, Task},
+    job::{Payload, TrainingPayload},
+    names,
+    task::{ArtifactRef, Failure, Task, TaskInput, TaskOutput},
 };
 use serde::de::DeserializeOwned;
+
+use crate::site::Site;
 
 /// Passes the algorithm's progress on to the pipeline.
 pub struct Watch<'a>(pub &'a TaskContext);
 
 impl Observer for Watch<'_> {
     fn advanced(&self, what: &str, done: usize, total: usize) {
-        self.0.progress(what, done as u64, total as u64);
+        self.0.progress(what, done, total);
     }
     fn stop_requested(&self) -> bool {
         self.0.stopped()
@@ -46,11 +50,6 @@ pub fn training(task: &Task) -> Result<&TrainingPayload, Failure> {
     }
 }
 
-/// The fold whose weights the results folder holds: fold_all or fold_X.
-pub fn fold_folder(fold: FoldId) -> String {
-    format!("fold_{fold}")
-}
-
 /// Fetches and reads a JSON artifact.
 pub fn fetch_json<T: DeserializeOwned>(
     context: &TaskContext,
@@ -58,20 +57,99 @@ pub fn fetch_json<T: DeserializeOwned>(
     what: &str,
 ) -> Result<T, Failure> {
     let bytes = context.download(artifact)?;
-    schemas::parse(&bytes).map_err(|error| failure::lasting("bad-artifact", format!("{what}: {error}")))
+    schemas::parse(&bytes).map_err(|error| Failure::fatal("bad-artifact", format!("{what}: {error}")))
 }
 
 /// Stores a value as a JSON artifact.
 pub fn store_json<T: serde::Serialize>(
     context: &TaskContext,
-    owner: &str,
     value: &T,
 ) -> Result<ArtifactRef, Failure> {
     let bytes = serde_json::to_vec(value).map_err(|error| failure::bug(error.to_string()))?;
-    context.upload(owner, &bytes)
+    context.upload(bytes)
+}
+
+/// A document as nnU-Net writes it.
+pub fn document<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
+    schemas::nnunet::python_json::to_string(value).map_err(|error| failure::bug(error.to_string()))
 }
 
 /// A pass that the phase does not know.
 pub fn unknown_input(task: &Task) -> Failure {
     failure::bug(format!("{} pass {} does not take this input", task.key.phase, task.key.pass))
+}
+
+/// The handler of one of a site's phases.
+macro_rules! site_phase {
+    ($(#[$doc:meta])* $handler:ident, $module:ident, $heavy:expr) => {
+        $(#[$doc])*
+        pub struct $handler(pub Arc<Site>);
+
+        impl Phase for $handler {
+            const NAME: names::Phase = names::Phase::$handler;
+
+            fn heavy(&self, task: &Task) -> bool {
+                let heavy: fn(&TaskInput) -> bool = $heavy;
+                heavy(&task.input)
+            }
+
+            fn run(&self, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
+                context.describe(described(&self.0, task));
+                $module::run(&self.0, task, context)
+            }
+        }
+    };
+}
+
+site_phase!(
+    /// Inventory, scan, select.
+    Fingerprint, fingerprint, |_| false
+);
+site_phase!(
+    /// Plans and initial weights.
+    PlanVerify, plan_verify, |_| false
+);
+site_phase!(
+    /// Cases into the cache.
+    Preprocess, preprocess, |_| true
+);
+site_phase!(
+    /// Scores and local epochs.
+    TrainRound, train_round, |_| true
+);
+site_phase!(
+    /// Segmentations.
+    Infer, infer, |input| matches!(input, TaskInput::Predict { .. })
+);
+
+/// Merges the passes of the fingerprint, at the orchestrator.
+pub struct Aggregate;
+
+impl Phase for Aggregate {
+    const NAME: names::Phase = names::Phase::Aggregate;
+
+    fn run(&self, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
+        aggregate::run(task, context)
+    }
+}
+
+/// Averages updates and writes results folders, at the orchestrator. Holds the folder for temporaries.
+pub struct Average(pub PathBuf);
+
+impl Phase for Average {
+    const NAME: names::Phase = names::Phase::Average;
+
+    fn run(&self, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
+        average::run(&self.0, task, context)
+    }
+}
+
+/// What may decide the bytes of a result.
+fn described(site: &Site, task: &Task) -> Described {
+    let device = train_round::device_of(site, task).map_or("none", |device| device.as_str());
+    Described {
+        device: device.to_owned(),
+        threads: site.settings.threads as u32,
+        instruction_set: nnunet::device::instruction_set(),
+    }
 }

@@ -1,0 +1,44 @@
+//! What libtorch finds on this machine.
+
+use schemas::job::Device;
+
+/// Whether this build's libtorch has CUDA.
+pub fn cuda_built() -> bool {
+    tch::utils::has_cuda()
+}
+
+/// How many CUDA devices there are.
+pub fn cuda_count() -> i64 {
+    tch::Cuda::device_count()
+}
+
+/// Whether there is a Metal device.
+pub fn mps_present() -> bool {
+    tch::utils::has_mps()
+}
+
+/// Sets the threads of one libtorch operation.
+pub fn set_threads(threads: usize) {
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+}
+
+/// The fastest of `devices`: CUDA, then Metal, then the processor.
+pub fn best(devices: &[Device]) -> Option<Device> {
+    [Device::Cuda, Device::Mps, Device::Cpu].into_iter().find(|device| devices.contains(device))
+}
+
+/// The instruction set that libtorch's kernels use on this processor, as libtorch names it
+/// (aten/src/ATen/native/DispatchStub.cpp). Other sets round differently.
+pub fn instruction_set() -> String {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512vl") && has!("avx512bw") && has!("avx512dq") && has!("fma") {
+            return "AVX512".to_owned();
+        }
+        if has!("avx2") && has!("fma") {
+            return "AVX2".to_owned();
+        }
+    }
+    "DEFAULT".to_owned()
+}

@@ -1,0 +1,58 @@
+//! `rounds submit`: a job message to the conductor.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use pipeline::client::{Client, Verdict};
+use schemas::job::JobMessage;
+
+use super::{Server, watch};
+
+/// Submit a job message
+#[derive(Args)]
+pub struct Submit {
+    #[command(flatten)]
+    server: Server,
+    /// The message, a JSON file; `-` for standard input. A bare payload is taken with --datasets
+    file: PathBuf,
+    /// The data sets, in place of the message's own
+    #[arg(long, value_delimiter = ',', value_name = "A,B,C")]
+    datasets: Option<Vec<String>>,
+    /// Follow the job until it ends; the exit status says whether it finished
+    #[arg(long)]
+    wait: bool,
+}
+
+impl Submit {
+    /// Checks, submits, and prints the job's id.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let bytes = match self.file.to_str() {
+            Some("-") => std::io::read_to_string(std::io::stdin()).context("standard input")?.into_bytes(),
+            _ => std::fs::read(&self.file).with_context(|| format!("{}", self.file.display()))?,
+        };
+        let message = JobMessage::parse(&bytes, self.datasets.as_deref())
+            .with_context(|| format!("{}", self.file.display()))?;
+        let client = self.server.client().await?;
+        let job = submit(&client, &message).await?;
+        println!("{job}");
+        if self.wait {
+            watch::follow(&client, &job).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Submits and waits for the conductor's word. Returns the job's id.
+pub async fn submit(client: &Client, message: &JobMessage) -> anyhow::Result<String> {
+    let sequence = client.submit(message).await?;
+    match client.verdict(sequence).await? {
+        Verdict::Accepted(accepted) => {
+            for warning in &accepted.warnings {
+                tracing::warn!(job = accepted.job, "{warning}");
+            }
+            Ok(accepted.job)
+        }
+        Verdict::Rejected(rejected) => bail!("rejected: {}: {}", rejected.path, rejected.reason),
+    }
+}

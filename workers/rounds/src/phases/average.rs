@@ -1,0 +1,250 @@
+//! average: FedAvg of a round, and at the end the results folder that plain nnU-Net loads.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use nnunet::{
+    average::{Contribution, average},
+    checkpoint::{
+        Checkpoint, InitArgs, LoggedEpoch, Logging, SgdGroup,
+        results::ResultsFolder,
+        safetensors,
+    },
+    network::StateDict,
+    train::TrainerVariant,
+};
+use pipeline::worker::TaskContext;
+use schemas::{
+    event::History,
+    task::{Failure, Pooled, Task, TaskInput, TaskOutput, Update, Weights},
+};
+
+use super::{
+    Watch, document, failure, planned::{Planned, dataset_name}, training, unknown_input,
+};
+
+/// Runs one task. `scratch` is a folder for temporaries.
+pub fn run(scratch: &Path, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
+    let folder = tempfile::tempdir_in(scratch).map_err(|error| failure::io("a temporary", scratch, &error))?;
+    match &task.input {
+        TaskInput::Average { updates } => fedavg(folder.path(), updates, context),
+        TaskInput::Results { pooled, plans_digest, last, best, history } => {
+            let wanted = Wanted { pooled, plans_digest, last, best, history };
+            results(folder.path(), task, context, &wanted)
+        }
+        _ => Err(unknown_input(task)),
+    }
+}
+
+fn fedavg(folder: &Path, updates: &[Update], context: &TaskContext) -> Result<TaskOutput, Failure> {
+    let mut contributions = Vec::with_capacity(updates.len());
+    for (index, update) in updates.iter().enumerate() {
+        let weights = folder.join(format!("{index}.safetensors"));
+        context.download_file(&update.artifact, &weights)?;
+        contributions.push(Contribution { site: update.site.clone(), weights, weight: update.weight });
+    }
+    let output = folder.join("average.safetensors");
+    average(&contributions, &output, &Watch(context)).map_err(|error| match error {
+        nnunet::Error::Invalid { what, reason } => Failure::fatal("bad-update", format!("{what}: {reason}")),
+        other => failure::of_error(other),
+    })?;
+    Ok(TaskOutput::Averaged { global: context.upload_file(&output)? })
+}
+
+struct Wanted<'a> {
+    pooled: &'a Pooled,
+    plans_digest: &'a str,
+    last: &'a Weights,
+    best: &'a Weights,
+    history: &'a History,
+}
+
+fn results(
+    folder: &Path,
+    task: &Task,
+    context: &TaskContext,
+    wanted: &Wanted,
+) -> Result<TaskOutput, Failure> {
+    let payload = training(task)?;
+    let name = dataset_name(task, payload);
+    // Cases travel as this reader's files; each site's own reader stays at the site.
+    let planned = Planned::make(context, task, wanted.pooled, &name, "SimpleITKIO")?;
+    planned.must_be(wanted.plans_digest)?;
+    let layout = planned.layout()?;
+    let plans = planned.plans.to_value();
+    let dataset_json = serde_json::to_value(&planned.dataset_json)
+        .map_err(|error| failure::bug(error.to_string()))?;
+    let configuration = payload.model_configuration.as_str();
+    let logging = logging(wanted.history);
+    let trainer = TrainerVariant::by_name(&payload.trainer_name).map_err(failure::of_error)?;
+    let mirror_axes = trainer.mirroring.axes(layout.dimensions());
+
+    let out = ResultsFolder::create(
+        folder,
+        &name,
+        &payload.trainer_name,
+        &planned.plans.plans_name,
+        configuration,
+        payload.fold_id,
+    )
+    .map_err(failure::of_error)?;
+    let documents = out.write_documents(
+        &planned.plans.to_json(),
+        &document(&planned.dataset_json)?,
+        &document(&planned.fingerprint)?,
+    );
+    documents.map_err(failure::of_error)?;
+
+    for (file, weights) in [("checkpoint_final.pth", wanted.last), ("checkpoint_best.pth", wanted.best)] {
+        let mut logging = logging.clone();
+        let mut epochs = logging.epochs();
+        if file == "checkpoint_best.pth"
+            && let Some(score) = wanted.history.scores.iter().find(|score| score.weights == weights.digest())
+        {
+            // The best weights were there before the epochs of the round that scored them.
+            epochs = wanted.history.epochs.iter().filter(|epoch| epoch.round < score.round).count();
+            logging.truncate(epochs);
+        }
+        let checkpoint = Checkpoint {
+            weights: fetch_weights(context, task, &planned, weights)?,
+            momentum: StateDict::new(),
+            sgd: SgdGroup {
+                learning_rate: logging.lrs.last().copied().unwrap_or(SgdGroup::default().learning_rate),
+                ..SgdGroup::default()
+            },
+            best_ema: wanted.history.scores.iter().filter_map(|score| score.ema_dice).reduce(f64::max),
+            current_epoch: epochs,
+            logging,
+            init_args: InitArgs {
+                plans: plans.clone(),
+                configuration: configuration.to_owned(),
+                fold: payload.fold_id,
+                dataset_json: dataset_json.clone(),
+            },
+            trainer_name: payload.trainer_name.clone(),
+            mirror_axes: mirror_axes.clone(),
+        };
+        out.write_checkpoint(file, &checkpoint, &layout).map_err(failure::of_error)?;
+    }
+    out.write_progress(&logging, false).map_err(failure::of_error)?;
+    out.write_training_log("federated", &training_log(task, wanted.history)).map_err(failure::of_error)?;
+    let debug = serde_json::to_value(&task.job).map_err(|error| failure::bug(error.to_string()))?;
+    out.write_debug(&debug).map_err(failure::of_error)?;
+
+    let archive = folder.join("results.zip");
+    zip_folder(&folder.join(&name), &name, &archive)
+        .map_err(|error| failure::io("the results archive", &archive, &error))?;
+    Ok(TaskOutput::Results { archive: context.upload_file(&archive)? })
+}
+
+/// Weights by their source.
+pub fn fetch_weights(
+    context: &TaskContext,
+    task: &Task,
+    planned: &Planned,
+    weights: &Weights,
+) -> Result<StateDict, Failure> {
+    match weights {
+        Weights::Initial { digest } => {
+            let state = planned.initial_weights(task)?;
+            let made = safetensors::digest(&safetensors::to_bytes(&state));
+            if made != *digest {
+                let reason = format!("the initial weights made here have digest {made}, the job's {digest}");
+                return Err(Failure::fatal("weights-differ", reason));
+            }
+            Ok(state)
+        }
+        Weights::Average { artifact } => {
+            let bytes = context.download(artifact)?;
+            let state = safetensors::from_bytes(&bytes, "the global weights").map_err(failure::of_error)?;
+            state.check(&planned.layout()?).map_err(failure::of_error)?;
+            Ok(state)
+        }
+    }
+}
+
+/// nnU-Net's log. Entry e is epoch e; its Dice is that of the weights after the round it belongs to.
+/// Times are ordinals: the real ones are in the job's record.
+fn logging(history: &History) -> Logging {
+    let mut logging = Logging::default();
+    for epoch in &history.epochs {
+        let score = history.scores.iter().find(|score| score.round == epoch.round + 1);
+        let dice = score.map_or_else(Vec::new, |score| {
+            score.dice.iter().map(|dice| dice.unwrap_or(f64::NAN)).collect()
+        });
+        logging.record(LoggedEpoch {
+            dice_per_class_or_region: dice,
+            train_loss: epoch.train_loss,
+            val_loss: score.map_or(f64::NAN, |score| score.loss),
+            lr: epoch.learning_rate,
+            start: f64::from(epoch.epoch),
+            end: f64::from(epoch.epoch) + 1.0,
+        });
+    }
+    logging
+}
+
+fn training_log(task: &Task, history: &History) -> String {
+    use std::fmt::Write;
+    let federation = &task.job.message.federation;
+    let mut text = String::new();
+    let sites: Vec<String> = task
+        .job
+        .members
+        .iter()
+        .map(|member| format!("{} ({}, {} cases)", member.site, member.dataset, member.cases))
+        .collect();
+    let _ = writeln!(text, "Federated training, job {}\nSites: {}", task.job.job, sites.join(", "));
+    let _ = writeln!(
+        text,
+        "Iterations of an epoch: {} training, {} validation; seed {}",
+        federation.iterations_per_epoch, federation.val_iterations_per_epoch, task.job.seed
+    );
+    for warning in &task.job.warnings {
+        let _ = writeln!(text, "Warning: {warning}");
+    }
+    for epoch in &history.epochs {
+        let _ = writeln!(text, "\nEpoch {} (round {})", epoch.epoch, epoch.round);
+        let _ = writeln!(text, "Current learning rate: {}", epoch.learning_rate);
+        let _ = writeln!(text, "train_loss {:.4}", epoch.train_loss);
+        for (site, loss) in &epoch.sites {
+            let _ = writeln!(text, "train_loss at {site} {loss:.4}");
+        }
+        let last_of_round = history.epochs.iter().rfind(|other| other.round == epoch.round);
+        if last_of_round == Some(epoch)
+            && let Some(score) = history.scores.iter().find(|score| score.round == epoch.round + 1)
+        {
+            let label = if score.on_training_cases { "Pseudo dice on training cases" } else { "Pseudo dice" };
+            let dice: Vec<String> =
+                score.dice.iter().map(|dice| dice.map_or("nan".into(), |dice| format!("{dice:.4}"))).collect();
+            let _ = writeln!(text, "val_loss {:.4}\n{label} [{}]", score.loss, dice.join(", "));
+        }
+    }
+    text
+}
+
+/// Zips a folder, stored members in name order without times: the same bytes each time.
+pub fn zip_folder(folder: &Path, prefix: &str, archive: &Path) -> std::io::Result<()> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(&next)? {
+            let path = entry?.path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    let mut zip = zip::ZipWriter::new(File::create(archive)?);
+    let options = zip::write::SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Stored)
+        .large_file(true);
+    for file in files {
+        let inside = file.strip_prefix(folder).unwrap_or(&file);
+        zip.start_file(format!("{prefix}/{}", inside.display()), options)?;
+        std::io::copy(&mut File::open(&file)?, &mut zip)?;
+    }
+    zip.finish()?.flush()
+}

@@ -1,0 +1,89 @@
+//! The optimiser's momentum between rounds: at the site, under the digest of the update it made.
+//!
+//!     jobs/<job>/momentum/<update>/scaler.json           the gradient scaler, on an accelerator
+//!     jobs/<job>/momentum/<update>/buffers.safetensors   written last: with it the momentum is there
+
+use std::path::{Path, PathBuf};
+
+use nnunet::{
+    checkpoint::safetensors,
+    train::{MomentumState, ScalerState},
+};
+use schemas::{
+    job::Momentum,
+    task::{Failure, Task},
+};
+use serde_json::json;
+
+use super::failure;
+use crate::site::{Site, write_whole};
+
+const BUFFERS: &str = "buffers.safetensors";
+const SCALER: &str = "scaler.json";
+
+fn folder(site: &Site, job: &str) -> PathBuf {
+    site.settings.root.join("jobs").join(job).join("momentum")
+}
+
+/// The momentum that belongs to `update`, the site's last averaged one; fresh, with a warning, where it is lost.
+pub fn load(site: &Site, task: &Task, update: Option<&str>) -> Result<MomentumState, Failure> {
+    let keep = task.job.message.federation.momentum == Momentum::Keep;
+    let Some(update) = update.filter(|_| keep) else {
+        return Ok(MomentumState::default());
+    };
+    // A job that continues another finds it in that job's folder.
+    let jobs = [Some(&task.key.job), task.job.continues.as_ref().map(|earlier| &earlier.job)];
+    let mut places = jobs.into_iter().flatten().map(|job| folder(site, job).join(update));
+    let Some(place) = places.find(|place| place.join(BUFFERS).exists()) else {
+        tracing::warn!(job = task.key.job, round = task.key.round, "the momentum is lost: it starts fresh");
+        return Ok(MomentumState::default());
+    };
+    let buffers = safetensors::read(&place.join(BUFFERS)).map_err(failure::of_error)?;
+    let file = place.join(SCALER);
+    let scaler = match std::fs::read(&file) {
+        Ok(bytes) => Some(scaler(&bytes).ok_or_else(|| Failure::fatal("bad-momentum", "the gradient scaler"))?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failure::io("the gradient scaler", &file, &error)),
+    };
+    Ok(MomentumState { buffers, scaler })
+}
+
+fn scaler(bytes: &[u8]) -> Option<ScalerState> {
+    let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    Some(ScalerState {
+        scale: value.get("scale")?.as_f64()? as f32,
+        growth_tracker: u32::try_from(value.get("growth_tracker")?.as_u64()?).ok()?,
+    })
+}
+
+/// Keeps the momentum that `update` was made with, and that of `previous`; forgets older ones.
+pub fn store(
+    site: &Site,
+    task: &Task,
+    state: &MomentumState,
+    update: &str,
+    previous: Option<&str>,
+) -> Result<(), Failure> {
+    let folder = folder(site, &task.key.job);
+    let place = folder.join(update);
+    if let Some(scaler) = state.scaler {
+        let file = place.join(SCALER);
+        let text = json!({ "scale": scaler.scale, "growth_tracker": scaler.growth_tracker }).to_string();
+        write_whole(&file, text.as_bytes()).map_err(|error| failure::io("the gradient scaler", &file, &error))?;
+    }
+    let file = place.join(BUFFERS);
+    write_whole(&file, &safetensors::to_bytes(&state.buffers))
+        .map_err(|error| failure::io("the momentum", &file, &error))?;
+    forget(&folder, &[Some(update), previous]);
+    Ok(())
+}
+
+/// What is left over does no harm, so errors are not fatal.
+fn forget(folder: &Path, keep: &[Option<&str>]) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let kept = entry.file_name().to_str().is_some_and(|name| keep.contains(&Some(name)));
+        if !kept && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::debug!("{}: {error}", entry.path().display());
+        }
+    }
+}

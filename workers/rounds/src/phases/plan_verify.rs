@@ -1,0 +1,41 @@
+//! plan-verify: every site plans from the pooled documents; the conductor compares what they planned.
+
+use nnunet::checkpoint::safetensors;
+use pipeline::worker::TaskContext;
+use schemas::task::{Failure, Task, TaskInput, TaskOutput};
+use serde_json::Value;
+
+use super::{planned::Planned, training, unknown_input};
+use crate::site::Site;
+
+/// Runs one task.
+pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
+    let TaskInput::PlanVerify { pooled } = &task.input else {
+        return Err(unknown_input(task));
+    };
+    let dataset = site.dataset(task)?;
+    let planned = Planned::make(context, task, pooled, &dataset.name, dataset.reader.name())?;
+    let split = site.split(&dataset, training(task)?.fold_id)?;
+    let weights = planned.initial_weights(task)?;
+
+    let mut plans = planned.plans.to_value();
+    if let Value::Object(fields) = &mut plans {
+        // These two are each site's own.
+        fields.shift_remove("dataset_name");
+        fields.shift_remove("image_reader_writer");
+    }
+    Ok(TaskOutput::Plans {
+        plans,
+        plans_digest: planned.digest,
+        weights_digest: safetensors::digest(&safetensors::to_bytes(&weights)),
+        training_cases: count(split.train.len())?,
+        validation_cases: count(split.val.len())?,
+    })
+}
+
+fn count(cases: usize) -> Result<u32, Failure> {
+    match u32::try_from(cases) {
+        Ok(cases) if cases > 0 => Ok(cases),
+        _ => Err(Failure::fatal("split", format!("{cases} cases in a part of the split: expected at least 1"))),
+    }
+}

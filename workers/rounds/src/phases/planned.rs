@@ -1,0 +1,94 @@
+//! What a training job plans from the pooled documents: the same at every site and at the orchestrator.
+
+use nnunet::{
+    network::{Layout, StateDict, initial_weights},
+    plan::{Options, Planner, plan_experiment},
+};
+use pipeline::worker::TaskContext;
+use schemas::{
+    job::{self, TrainingPayload},
+    nnunet::{Configuration, DatasetJson, Fingerprint, Plans},
+    task::{Failure, Pooled, Task},
+};
+
+use super::{failure, fetch_json, training};
+
+/// The pooled documents and the plans made from them.
+pub struct Planned {
+    /// dataset_fingerprint.json of all sites.
+    pub fingerprint: Fingerprint,
+    /// dataset.json of all sites.
+    pub dataset_json: DatasetJson,
+    /// The plans; `dataset_name` and `image_reader_writer` as given.
+    pub plans: Plans,
+    /// The configuration that the job trains.
+    pub configuration: Configuration,
+    /// Digest of the plans without `dataset_name` and `image_reader_writer`.
+    pub digest: String,
+}
+
+impl Planned {
+    /// Fetches the pooled documents and plans from them.
+    pub fn make(
+        context: &TaskContext,
+        task: &Task,
+        pooled: &Pooled,
+        dataset_name: &str,
+        reader: &str,
+    ) -> Result<Self, Failure> {
+        let fingerprint: Fingerprint = fetch_json(context, &pooled.fingerprint, "the pooled fingerprint")?;
+        let dataset_json: DatasetJson = fetch_json(context, &pooled.dataset_json, "the pooled dataset.json")?;
+        let federation = &task.job.message.federation;
+        let options = Options {
+            planner: match federation.planner {
+                job::Planner::ExperimentPlanner => Planner::Default,
+                job::Planner::ResEncM => Planner::ResEncM,
+                job::Planner::ResEncL => Planner::ResEncL,
+                job::Planner::ResEncXL => Planner::ResEncXL,
+            },
+            gpu_memory_target_gb: federation.gpu_memory_target_gb,
+            plans_name: federation.plans.clone(),
+            ..Options::default()
+        };
+        let plans = plan_experiment(&fingerprint, &dataset_json, &options, dataset_name, reader)
+            .map_err(failure::of_error)?;
+        let name = training(task)?.model_configuration.as_str();
+        let configuration = plans.configuration(name).map_err(|error| {
+            let planned: Vec<&str> = plans.configuration_names().collect();
+            let reason = format!("payload.model_configuration: {error}; the plans have {}", planned.join(", "));
+            Failure::fatal("no-configuration", reason)
+        })?;
+        let digest = plans.digest().map_err(|error| Failure::fatal("plans", error.to_string()))?;
+        Ok(Self { fingerprint, dataset_json, plans, configuration, digest })
+    }
+
+    /// Fails where these plans are not the ones all sites agreed on.
+    pub fn must_be(&self, digest: &str) -> Result<(), Failure> {
+        if self.digest == digest {
+            return Ok(());
+        }
+        let message = format!("the plans made here have digest {}, the job's {digest}", self.digest);
+        Err(Failure::fatal("plan-differs", message))
+    }
+
+    /// The network's parameters.
+    pub fn layout(&self) -> Result<Layout, Failure> {
+        Layout::new(
+            &self.configuration.architecture,
+            self.dataset_json.channels(),
+            self.dataset_json.segmentation_heads(),
+        )
+        .map_err(failure::of_error)
+    }
+
+    /// The weights before the first round.
+    pub fn initial_weights(&self, task: &Task) -> Result<StateDict, Failure> {
+        initial_weights(&self.layout()?, task.job.seed).map_err(failure::of_error)
+    }
+}
+
+/// `DatasetXYZ_name` of the federation.
+pub fn dataset_name(task: &Task, payload: &TrainingPayload) -> String {
+    let name = task.job.message.federation.name.as_deref().unwrap_or(&task.job.job);
+    format!("Dataset{:03}_{name}", payload.dataset_id)
+}

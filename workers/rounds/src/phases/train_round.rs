@@ -1,0 +1,137 @@
+//! train-round: score the global weights, train local epochs, send the update. A scoring pass stops after the score.
+
+use std::{sync::Arc, time::Instant};
+
+use nnunet::{
+    checkpoint::safetensors,
+    device,
+    preprocess::StoredCases,
+    train::{Trainer, TrainerSettings, TrainerVariant},
+};
+use pipeline::worker::TaskContext;
+use schemas::{
+    job::FoldId,
+    task::{EpochReport, Failure, Pooled, Task, TaskInput, TaskOutput, Validation, Weights},
+};
+
+use super::{
+    Watch, average::fetch_weights, failure, momentum, planned::Planned, preprocess::case_folder, training, unknown_input,
+};
+use crate::site::Site;
+
+/// Runs one task.
+pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
+    let TaskInput::TrainRound { pooled, plans_digest, base, previous_update, epochs_before, total_epochs } =
+        &task.input
+    else {
+        return Err(unknown_input(task));
+    };
+    let start = Start { pooled, plans_digest, base, previous_update: previous_update.as_deref() };
+    let mut trainer = trainer(site, task, context, &start, *total_epochs)?;
+    let payload = training(task)?;
+    let watch = Watch(context);
+
+    let counts = trainer.validate(task.key.round as usize, &watch).map_err(failure::of_error)?;
+    let validation = Validation {
+        loss: counts.loss(),
+        true_positives: counts.true_positives,
+        false_positives: counts.false_positives,
+        false_negatives: counts.false_negatives,
+        on_training_cases: payload.fold_id == FoldId::All,
+    };
+    if task.key.pass > 0 {
+        return Ok(TaskOutput::Trained { update: None, epochs: Vec::new(), validation });
+    }
+
+    let clock = Instant::now();
+    let mut epochs = Vec::new();
+    for epoch in *epochs_before..epochs_before + payload.epochs_per_round {
+        let begun = Instant::now();
+        let log = trainer
+            .train_epoch(epoch as usize, &|| clock.elapsed().as_secs_f64(), &watch)
+            .map_err(failure::of_error)?;
+        tracing::info!(
+            job = task.key.job, site = task.key.site, round = task.key.round, epoch,
+            "train_loss {:.4}, learning rate {:.6}, {} iterations in {:.1} s (load {:.1}, forward {:.1}, \
+             backward {:.1}, optimise {:.1})",
+            log.loss, log.learning_rate, log.iterations, begun.elapsed().as_secs_f64(),
+            log.seconds.load, log.seconds.forward, log.seconds.backward, log.seconds.optimise,
+        );
+        epochs.push(EpochReport {
+            epoch,
+            learning_rate: log.learning_rate,
+            train_loss: log.loss,
+            iterations: log.iterations as u32,
+            seconds: begun.elapsed().as_secs_f64(),
+        });
+    }
+
+    let weights = trainer.weights().map_err(failure::of_error)?;
+    weights.check_finite().map_err(|error| match failure::of_error(error) {
+        Failure { message, .. } => Failure::fatal("nan-weights", message),
+    })?;
+    let bytes = safetensors::to_bytes(&weights);
+    let digest = safetensors::digest(&bytes);
+    if digest == base.digest() {
+        return Err(Failure::fatal("unchanged-weights", "training left the weights as they were"));
+    }
+    // The momentum is there before the update is: a round can never start from an update without it.
+    let momentum = trainer.momentum().map_err(failure::of_error)?;
+    momentum::store(site, task, &momentum, &digest, start.previous_update)?;
+    let update = context.upload(bytes)?;
+    Ok(TaskOutput::Trained { update: Some(update), epochs, validation })
+}
+
+struct Start<'a> {
+    pooled: &'a Pooled,
+    plans_digest: &'a str,
+    base: &'a Weights,
+    previous_update: Option<&'a str>,
+}
+
+fn trainer(
+    site: &Site,
+    task: &Task,
+    context: &TaskContext,
+    start: &Start,
+    total_epochs: u32,
+) -> Result<Trainer, Failure> {
+    let payload = training(task)?;
+    let federation = &task.job.message.federation;
+    let dataset = site.dataset(task)?;
+    let planned = Planned::make(context, task, start.pooled, &dataset.name, dataset.reader.name())?;
+    planned.must_be(start.plans_digest)?;
+    let weights = fetch_weights(context, task, &planned, start.base)?;
+    let momentum = momentum::load(site, task, start.previous_update)?;
+    let split = site.split(&dataset, payload.fold_id)?;
+    let folder = case_folder(site, &dataset, &planned);
+    let open = |identifiers: Vec<String>| {
+        StoredCases::open(&folder, identifiers).map(Arc::new).map_err(failure::of_error)
+    };
+    let settings = TrainerSettings {
+        variant: TrainerVariant::by_name(&payload.trainer_name).map_err(failure::of_error)?.clone(),
+        device: device_of(site, task)?,
+        seed: task.job.seed,
+        site: task.key.site.clone(),
+        iterations_per_epoch: federation.iterations_per_epoch as usize,
+        val_iterations_per_epoch: federation.val_iterations_per_epoch as usize,
+        total_epochs: total_epochs as usize,
+        threads: site.settings.threads,
+        loader_threads: site.settings.threads.min(8),
+        configuration: payload.model_configuration.as_str().to_owned(),
+        plans: planned.plans,
+        dataset_json: planned.dataset_json,
+    };
+    Trainer::new(settings, open(split.train)?, open(split.val)?, &weights, &momentum)
+        .map_err(failure::of_error)
+}
+
+/// The device that the job gives this site.
+pub fn device_of(site: &Site, task: &Task) -> Result<schemas::job::Device, Failure> {
+    let member = task.job.members.iter().find(|member| member.site == task.key.site);
+    match member.and_then(|member| member.device) {
+        Some(device) => Ok(device),
+        None => device::best(&site.settings.devices)
+            .ok_or_else(|| Failure::fatal("no-device", "this site's settings list no device")),
+    }
+}

@@ -33,26 +33,36 @@ impl Export<'_> {
     /// # Errors
     /// Where the number of logits is not that of labels or regions, or the properties contradict each other.
     pub fn segmentation(&self, logits: &Logits, properties: &CaseProperties) -> Result<Array3<u16>> {
-        let heads = self.dataset.segmentation_heads();
-        if logits.shape()[0] != heads {
-            return Err(Error::invalid(
-                "logits",
-                format!("{} heads, dataset.json has {heads}", logits.shape()[0]),
-            ));
-        }
+        self.check(logits, properties)?;
         let crop = match logits {
             Logits::Half(logits) => self.classify(logits, properties, f16::to_f32),
             Logits::Single(logits) => self.classify(logits, properties, |v| v),
         }?;
-        self.paste(crop, properties)
+        Ok(self.paste(crop, properties))
     }
 
-    fn classify<T: Sample + PartialOrd>(
+    /// Whether the logits are of this data set and the properties make sense.
+    pub(super) fn check(&self, logits: &Logits, properties: &CaseProperties) -> Result<()> {
+        let (heads, found) = (self.dataset.segmentation_heads(), logits.shape()[0]);
+        if found != heads {
+            return Err(Error::invalid("logits", format!("{found} heads, dataset.json has {heads}")));
+        }
+        let (bounds, shape) = (properties.bbox_used_for_cropping, properties.shape_before_cropping);
+        let crop = properties.shape_after_cropping_and_before_resampling;
+        let fits = |a: usize| bounds[a][0] <= bounds[a][1] && bounds[a][1] <= shape[a];
+        if !(0..3).all(|a| fits(a) && bounds[a][1] - bounds[a][0] == crop[a]) {
+            let reason = format!("{crop:?} voxels for {bounds:?} of {shape:?}");
+            return Err(Error::invalid("case properties", reason));
+        }
+        Ok(())
+    }
+
+    /// How one class of logits is resampled to the cropped scan's grid.
+    pub(super) fn resampler<T: Sample>(
         &self,
         logits: &Array4<T>,
         properties: &CaseProperties,
-        single: impl Fn(T) -> f32 + Sync,
-    ) -> Result<Array3<u16>> {
+    ) -> Result<impl Fn(usize) -> Array3<T>> {
         let shape = properties.shape_after_cropping_and_before_resampling;
         let resampling = Resampling::of_probabilities(self.configuration)?;
         let scan: [f64; 3] = self.plans.transpose_forward.map(|axis| properties.spacing[axis]);
@@ -62,10 +72,17 @@ impl Export<'_> {
             [y, x] => [scan[0], y, x],
             _ => return Err(Error::invalid("plans: spacing", "expected 2 or 3 numbers")),
         };
-        let resample = |class: usize| -> Array3<T> {
-            resampling.channel(logits.index_axis(Axis(0), class), shape, network, scan)
-        };
+        Ok(move |class: usize| resampling.channel(logits.index_axis(Axis(0), class), shape, network, scan))
+    }
 
+    fn classify<T: Sample + PartialOrd>(
+        &self,
+        logits: &Array4<T>,
+        properties: &CaseProperties,
+        single: impl Fn(T) -> f32 + Sync,
+    ) -> Result<Array3<u16>> {
+        let resample = self.resampler(logits, properties)?;
+        let shape = properties.shape_after_cropping_and_before_resampling;
         let mut labels = Array3::<u16>::zeros(shape);
         if self.dataset.has_regions() {
             let order = self.dataset.regions_class_order().unwrap_or_default();
@@ -97,24 +114,14 @@ impl Export<'_> {
     }
 
     /// Undoes cropping and transposing.
-    fn paste(&self, crop: Array3<u16>, properties: &CaseProperties) -> Result<Array3<u16>> {
-        let bounds = properties.bbox_used_for_cropping;
-        let shape = properties.shape_before_cropping;
-        let fits = (0..3).all(|a| bounds[a][0] <= bounds[a][1] && bounds[a][1] <= shape[a]);
-        if !fits || (0..3).any(|a| bounds[a][1] - bounds[a][0] != crop.shape()[a]) {
-            let crop = crop.shape();
-            return Err(Error::invalid(
-                "case properties",
-                format!("{crop:?} voxels for {bounds:?} of {shape:?}"),
-            ));
-        }
-        let mut whole = Array3::<u16>::zeros(shape);
-        let [z, y, x] = bounds;
+    fn paste(&self, crop: Array3<u16>, properties: &CaseProperties) -> Array3<u16> {
+        let mut whole = Array3::<u16>::zeros(properties.shape_before_cropping);
+        let [z, y, x] = properties.bbox_used_for_cropping;
         whole
             .slice_mut(s![z[0]..z[1], y[0]..y[1], x[0]..x[1]])
             .assign(&crop);
         let [a, b, c] = self.plans.transpose_backward;
-        Ok(contiguous(whole.view().permuted_axes([a, b, c])))
+        contiguous(whole.view().permuted_axes([a, b, c]))
     }
 }
 

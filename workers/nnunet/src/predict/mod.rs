@@ -5,6 +5,7 @@ mod export;
 mod gaussian;
 #[cfg(feature = "torch")]
 mod model;
+mod probabilities;
 #[cfg(feature = "torch")]
 mod run;
 #[cfg(feature = "torch")]
@@ -17,7 +18,8 @@ use ndarray::Array4;
 pub use export::Export;
 pub use gaussian::importance_map;
 #[cfg(feature = "torch")]
-pub use model::Predictor;
+pub use model::{ModelSettings, Predictor};
+pub use probabilities::write_probabilities;
 #[cfg(feature = "torch")]
 pub use run::{CaseOutcome, Outcome};
 #[cfg(feature = "torch")]
@@ -35,6 +37,8 @@ pub struct Settings {
     pub use_mirroring: bool,
     /// Whether results are collected on the accelerator.
     pub results_on_device: bool,
+    /// Whether probabilities are written beside the segmentations.
+    pub save_probabilities: bool,
     /// The precision in which tiles are summed up.
     pub precision: Precision,
 }
@@ -55,6 +59,7 @@ impl Default for Settings {
             use_gaussian: true,
             use_mirroring: true,
             results_on_device: true,
+            save_probabilities: false,
             precision: Precision::Half,
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     Error, Result,
     checkpoint::results::ModelFolder,
     image::Reader,
-    network::{Layout, UNet},
+    network::{Layout, StateDict, UNet},
     preprocess::{self, CaseProperties, PreprocessedCase},
     progress::Observer,
 };
@@ -22,6 +22,21 @@ use crate::{
 pub struct Predictor {
     pub(super) networks: Vec<UNet>,
     pub(super) model: Model,
+}
+
+/// What a model is beside its weights.
+#[derive(Clone, Debug)]
+pub struct ModelSettings {
+    /// The plans.
+    pub plans: Plans,
+    /// The name of the configuration in the plans.
+    pub configuration_name: String,
+    /// The data set's descriptor.
+    pub dataset_json: DatasetJson,
+    /// The trainer.
+    pub trainer_name: String,
+    /// The axes over which predictions may be mirrored; None for none.
+    pub mirror_axes: Option<Vec<usize>>,
 }
 
 /// The part of a model that all threads may look at.
@@ -33,6 +48,7 @@ pub(super) struct Model {
     pub reader: Reader,
     pub trainer: String,
     pub folds: Vec<FoldId>,
+    pub layout: Layout,
     pub window: SlidingWindow,
 }
 
@@ -69,61 +85,83 @@ impl Predictor {
         let checkpoint = model.checkpoint(first, checkpoint_name)?;
         let configuration_name = checkpoint.configuration()?.to_owned();
         let trainer = checkpoint.trainer_name()?.to_owned();
-        let mirror_axes = checkpoint
-            .mirror_axes()?
-            .filter(|_| settings.use_mirroring)
-            .unwrap_or_default();
+        let mirror_axes = checkpoint.mirror_axes()?;
         let bad = |e: &dyn std::fmt::Display| Error::bad_file(folder, e);
-        let configuration = model
-            .plans
-            .configuration(&configuration_name)
-            .map_err(|e| bad(&e))?;
-        if configuration.previous_stage.is_some() {
-            let reason =
-                format!("{configuration_name} is a cascade: it needs predictions of an earlier stage");
-            return Err(Error::invalid("configuration", reason));
-        }
         let dataset = match &model.dataset_json {
             serde_json::Value::Object(document) => DatasetJson::from_document(document.clone())
                 .map_err(|e| bad(&format!("dataset.json: {e}")))?,
             _ => return Err(bad(&"dataset.json: no object")),
         };
-        let layout = Layout::new(
-            &configuration.architecture,
-            dataset.channels(),
-            dataset.segmentation_heads(),
-        )?;
-        let device = torch_device(device)?;
-        let mut networks = Vec::with_capacity(folds.len());
-        for &fold in &folds {
-            let weights = model
-                .checkpoint(fold, checkpoint_name)?
-                .weights(&layout)
-                .map_err(|e| {
-                    bad(&format!(
-                        "fold {fold} of trainer {trainer}, held against the network of its plans: {e}"
-                    ))
-                })?;
-            networks.push(UNet::new(layout.clone(), &weights, device)?);
-        }
-        let window = SlidingWindow {
-            patch: configuration.patch_size.clone(),
-            mirror_axes,
+        let mut predictor = Predictor::without_weights(
+            ModelSettings {
+                plans: model.plans.clone(),
+                configuration_name,
+                dataset_json: dataset,
+                trainer_name: trainer,
+                mirror_axes,
+            },
             settings,
-        };
-        let reader = Reader::by_name(&model.plans.image_reader_writer)?;
-        let plans = model.plans;
+        )?;
+        for &fold in &folds {
+            let checkpoint = model.checkpoint(fold, checkpoint_name)?;
+            let weights = checkpoint.weights(&predictor.model.layout).map_err(|e| {
+                let trainer = &predictor.model.trainer;
+                bad(&format!("fold {fold} of trainer {trainer}, held against the network of its plans: {e}"))
+            })?;
+            predictor.add(fold, &weights, device)?;
+        }
+        Ok(predictor)
+    }
+
+    /// A model whose weights are in memory, such as those of a training that just ended.
+    ///
+    /// # Errors
+    /// Weights of another network, a cascade, a reader or a device that is not there.
+    pub fn of_weights(
+        model: ModelSettings,
+        fold: FoldId,
+        weights: &StateDict,
+        device: Device,
+        settings: Settings,
+    ) -> Result<Predictor> {
+        let mut predictor = Predictor::without_weights(model, settings)?;
+        predictor.add(fold, weights, device)?;
+        Ok(predictor)
+    }
+
+    fn without_weights(model: ModelSettings, settings: Settings) -> Result<Predictor> {
+        let ModelSettings { plans, configuration_name, dataset_json, trainer_name, mirror_axes } = model;
+        let configuration = plans
+            .configuration(&configuration_name)
+            .map_err(|e| Error::invalid(format!("plans: {}", e.path), e.reason))?;
+        if configuration.previous_stage.is_some() {
+            let reason =
+                format!("{configuration_name} is a cascade: it needs predictions of an earlier stage");
+            return Err(Error::invalid("configuration", reason));
+        }
+        let (channels, heads) = (dataset_json.channels(), dataset_json.segmentation_heads());
+        let layout = Layout::new(&configuration.architecture, channels, heads)?;
+        let mirror_axes = mirror_axes.filter(|_| settings.use_mirroring).unwrap_or_default();
+        let window = SlidingWindow { patch: configuration.patch_size.clone(), mirror_axes, settings };
+        let reader = Reader::by_name(&plans.image_reader_writer)?;
         let model = Model {
             plans,
             configuration_name,
             configuration,
-            dataset,
+            dataset: dataset_json,
             reader,
-            trainer,
-            folds,
+            trainer: trainer_name,
+            folds: Vec::new(),
+            layout,
             window,
         };
-        Ok(Predictor { networks, model })
+        Ok(Predictor { networks: Vec::new(), model })
+    }
+
+    fn add(&mut self, fold: FoldId, weights: &StateDict, device: Device) -> Result<()> {
+        self.networks.push(UNet::new(self.model.layout.clone(), weights, torch_device(device)?)?);
+        self.model.folds.push(fold);
+        Ok(())
     }
 
     /// Reads and writes with `reader` in place of the plans', for a site whose files are of another kind.
@@ -188,12 +226,15 @@ impl Model {
     }
 
     pub fn segmentation(&self, logits: &Logits, properties: &CaseProperties) -> Result<Array3<u16>> {
-        let export = Export {
+        self.export().segmentation(logits, properties)
+    }
+
+    pub fn export(&self) -> Export<'_> {
+        Export {
             plans: &self.plans,
             configuration: &self.configuration,
             dataset: &self.dataset,
-        };
-        export.segmentation(logits, properties)
+        }
     }
 }
 

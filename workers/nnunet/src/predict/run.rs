@@ -8,7 +8,7 @@ use std::{
 
 use ndarray::ArrayView4;
 
-use super::{Logits, Predictor, model::Model};
+use super::{Logits, Predictor, model::Model, write_probabilities};
 use crate::{
     Error, Result,
     dataset::RawCase,
@@ -73,7 +73,7 @@ impl Predictor {
             })
             .collect();
         let waiting: Vec<usize> = (0..cases.len())
-            .filter(|&i| overwrite || !outcomes[i].output.is_file())
+            .filter(|&i| overwrite || !self.model.is_there(&outcomes[i].output))
             .collect();
         let outputs: Vec<PathBuf> = outcomes.iter().map(|o| o.output.clone()).collect();
 
@@ -177,6 +177,25 @@ impl Predictor {
     }
 }
 
+impl Model {
+    /// A segmentation's file without its ending.
+    fn truncated(&self, output: &Path) -> PathBuf {
+        let name = output.file_name().unwrap_or_default().to_string_lossy();
+        let ending = self.dataset.file_ending();
+        output.with_file_name(name.strip_suffix(ending).unwrap_or(&name))
+    }
+
+    /// Whether a case has all that is wanted of it.
+    fn is_there(&self, output: &Path) -> bool {
+        let probabilities = || {
+            let mut file = self.truncated(output).into_os_string();
+            file.push(".npz");
+            Path::new(&file).is_file()
+        };
+        output.is_file() && (!self.window.settings.save_probabilities || probabilities())
+    }
+}
+
 /// A case for the network.
 enum Input {
     Raw(Box<PreprocessedCase>),
@@ -209,9 +228,14 @@ fn write(
     let mut finished = Vec::new();
     for (case, predicted) in predicted {
         let result = predicted.and_then(|(logits, properties)| {
-            let labels = model.segmentation(&logits, &properties)?;
-            drop(logits);
             let output = &outputs[case];
+            let labels = model.segmentation(&logits, &properties)?;
+            if model.window.settings.save_probabilities {
+                let probabilities = model.export().probabilities(&logits, &properties)?;
+                let truncated = model.truncated(output);
+                write_probabilities(probabilities.view(), &properties, &truncated)?;
+            }
+            drop(logits);
             // The name's end stays, because it chooses the format.
             let name = output.file_name().unwrap_or_default().to_string_lossy();
             let temporary = output.with_file_name(format!(".partial-{name}"));

@@ -13,7 +13,7 @@ pub mod class_locations;
 pub mod crop;
 mod dataset;
 mod normalise;
-mod npz;
+pub(crate) mod npz;
 mod pickle;
 pub mod resample;
 pub mod store;

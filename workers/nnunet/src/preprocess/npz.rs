@@ -21,7 +21,7 @@ const ALIGNMENT: usize = 64;
 ///
 /// # Safety
 /// Any bytes must be a value.
-pub(super) unsafe trait Number: Copy {
+pub(crate) unsafe trait Number: Copy {
     /// numpy's name of the type.
     const DESCR: &'static str;
 }
@@ -53,9 +53,10 @@ pub(super) fn numbers<T: Number>(bytes: &[u8]) -> Option<&[T]> {
 }
 
 /// Writes an archive member by member.
-pub(super) struct Writer<'a, W: Write + Seek> {
+pub(crate) struct Writer<'a, W: Write + Seek> {
     archive: ZipWriter<W>,
     path: &'a Path,
+    method: CompressionMethod,
 }
 
 impl<'a, W: Write + Seek> Writer<'a, W> {
@@ -64,12 +65,18 @@ impl<'a, W: Write + Seek> Writer<'a, W> {
         Self {
             archive: ZipWriter::new(file),
             path,
+            method: CompressionMethod::Stored,
         }
+    }
+
+    /// Members are compressed: Python reads them, but nothing can map them.
+    pub fn compressed(file: W, path: &'a Path) -> Self {
+        Self { method: CompressionMethod::Deflated, ..Self::new(file, path) }
     }
 
     fn start(&mut self, name: &str, bytes: usize) -> Result<()> {
         let options = SimpleFileOptions::default()
-            .compression_method(CompressionMethod::Stored)
+            .compression_method(self.method)
             .with_alignment(ALIGNMENT as u16)
             .large_file(bytes >= u32::MAX as usize);
         self.archive

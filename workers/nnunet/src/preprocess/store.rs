@@ -63,7 +63,7 @@ pub fn write_case(folder: &Path, identifier: &str, case: &PreprocessedCase, key:
             .collect(),
     };
     let description = serde_json::to_vec(&description).map_err(|e| Error::bad_case(identifier, e))?;
-    let pickle = to_pickle(&python_properties(properties));
+    let pickle = to_python(properties);
 
     // The pickle goes first: a case is there once its .npz is.
     let mut bytes = pickle.len() as u64;
@@ -103,6 +103,11 @@ pub(super) fn whole_file(
     write(&mut file, &partial)?;
     file.sync_all().map_err(Error::io(&partial))?;
     fs::rename(&partial, &whole).map_err(Error::io(&whole))
+}
+
+/// nnU-Net's pickle of a case's properties.
+pub(crate) fn to_python(properties: &CaseProperties) -> Vec<u8> {
+    to_pickle(&python_properties(properties))
 }
 
 /// nnU-Net's `properties`, in its order.

@@ -1,0 +1,73 @@
+//! `rounds nnunet`: nnU-Net itself at one site, with the positionals, flags, defaults and environment variables of
+//! nnU-Net's own console scripts.
+//!
+//! Each command parses, finds its folders, calls the algorithm, and shows how it goes. Flags of nnU-Net's that
+//! cannot be honoured are refused with the reason, never ignored.
+
+mod evaluate;
+mod extract_fingerprint;
+mod flags;
+mod folders;
+mod plan;
+mod plan_and_preprocess;
+#[cfg(feature = "torch")]
+mod predict;
+#[cfg(feature = "torch")]
+mod predict_from_modelfolder;
+mod preprocess;
+mod progress;
+mod threads;
+#[cfg(all(test, feature = "torch"))]
+mod tests;
+#[cfg(feature = "torch")]
+mod train;
+
+use clap::Subcommand;
+
+pub use flags::long_flags;
+
+/// The commands, named after nnU-Net's console scripts.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Extract the fingerprint of data sets (nnUNetv2_extract_fingerprint)
+    ExtractFingerprint(extract_fingerprint::ExtractFingerprint),
+    /// Plan experiments from fingerprints (nnUNetv2_plan_experiment)
+    #[command(alias = "plan-experiment")]
+    Plan(plan::Plan),
+    /// Preprocess the cases of data sets (nnUNetv2_preprocess)
+    Preprocess(preprocess::Preprocess),
+    /// Fingerprint, plan and preprocess in one go (nnUNetv2_plan_and_preprocess)
+    PlanAndPreprocess(plan_and_preprocess::PlanAndPreprocess),
+    /// Train one fold of one configuration, then validate it on whole cases (nnUNetv2_train)
+    #[cfg(feature = "torch")]
+    Train(train::Train),
+    /// Segment a folder of scans with a trained model (nnUNetv2_predict)
+    #[cfg(feature = "torch")]
+    Predict(predict::Predict),
+    /// Segment with a model that lies anywhere (nnUNetv2_predict_from_modelfolder)
+    #[cfg(feature = "torch")]
+    #[command(name = "predict-from-modelfolder")]
+    PredictFromModelfolder(predict_from_modelfolder::PredictFromModelfolder),
+    /// Score a folder of segmentations against references (nnUNetv2_evaluate_folder)
+    #[command(alias = "evaluate-folder")]
+    Evaluate(evaluate::Evaluate),
+}
+
+impl Command {
+    /// Runs the command to its end.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Command::ExtractFingerprint(command) => command.run(),
+            Command::Plan(command) => command.run(),
+            Command::Preprocess(command) => command.run(),
+            Command::PlanAndPreprocess(command) => command.run(),
+            #[cfg(feature = "torch")]
+            Command::Train(command) => command.run(),
+            #[cfg(feature = "torch")]
+            Command::Predict(command) => command.run(),
+            #[cfg(feature = "torch")]
+            Command::PredictFromModelfolder(command) => command.run(),
+            Command::Evaluate(command) => command.run(),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! `predict`: nnUNetv2_predict.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use nnunet::{
+    checkpoint::results::model_folder_name,
+    dataset::cases_to_predict,
+    predict::{Outcome, Predictor, Settings},
+};
+use schemas::{
+    job::{Device, FoldId},
+    nnunet::python_json,
+};
+use serde_json::json;
+
+use super::{folders, progress::Progress};
+
+/// The command's flags.
+#[derive(Debug, Args)]
+pub struct Predict {
+    #[command(flatten)]
+    flags: PredictFlags,
+    /// The data set the model was trained on, by id or by name (DatasetXYZ_name)
+    #[arg(short = 'd', value_name = "DATASET", required = true)]
+    dataset: String,
+    /// The plans
+    #[arg(short = 'p', value_name = "NAME", default_value = "nnUNetPlans")]
+    plans: String,
+    /// The trainer
+    #[arg(long = "tr", value_name = "NAME", default_value = "nnUNetTrainer")]
+    trainer: String,
+    /// The configuration: 2d, 3d_lowres or 3d_fullres
+    #[arg(short = 'c', value_name = "NAME", required = true)]
+    configuration: String,
+    /// Into how many calls the work is split
+    #[arg(long = "num_parts", value_name = "N", default_value_t = 1)]
+    parts: usize,
+    /// Which of them this is, from 0
+    #[arg(long = "part_id", value_name = "N", default_value_t = 0)]
+    part: usize,
+}
+
+/// What both ways to predict have in common.
+#[derive(Debug, Args)]
+pub struct PredictFlags {
+    /// Folder of scans: IDENTIFIER_0000.nii.gz and so on, one file per channel
+    #[arg(short = 'i', value_name = "FOLDER", required = true)]
+    input: PathBuf,
+    /// Folder for the segmentations; made if missing
+    #[arg(short = 'o', value_name = "FOLDER", required = true)]
+    output: PathBuf,
+    /// The folds whose predictions are averaged
+    #[arg(short = 'f', value_name = "FOLD", num_args = 1.., default_values = ["0", "1", "2", "3", "4"],
+          value_parser = fold)]
+    folds: Vec<FoldId>,
+    /// The distance of neighbouring tiles as a part of the patch
+    #[arg(long = "step_size", value_name = "PART", default_value_t = 0.5)]
+    step_size: f64,
+    /// No mirroring: faster, and a little less accurate
+    #[arg(long = "disable_tta")]
+    disable_tta: bool,
+    /// A line for every tile and case
+    #[arg(long = "verbose")]
+    verbose: bool,
+    /// Write the probabilities too, as .npz and .pkl, for ensembles
+    #[arg(long = "save_probabilities")]
+    save_probabilities: bool,
+    /// Leave out cases whose segmentation is there
+    #[arg(long = "continue_prediction", alias = "c")]
+    continue_prediction: bool,
+    /// The checkpoint's file name
+    #[arg(long = "chk", value_name = "FILE", default_value = "checkpoint_final.pth")]
+    checkpoint: String,
+    /// Threads for preprocessing; the default is one per core
+    #[arg(long = "npp", value_name = "N", env = "nnUNet_npp")]
+    preprocessing_threads: Option<usize>,
+    /// Threads for export, which share those for preprocessing: the larger number counts
+    #[arg(long = "nps", value_name = "N", env = "nnUNet_nps")]
+    export_threads: Option<usize>,
+    /// Not supported: cascades
+    #[arg(long = "prev_stage_predictions", value_name = "FOLDER")]
+    previous_stage: Option<PathBuf>,
+    /// cpu, cuda or mps
+    #[arg(long = "device", value_name = "DEVICE", default_value = "cuda")]
+    device: Device,
+    /// No progress bar
+    #[arg(long = "disable_progress_bar")]
+    no_bar: bool,
+    /// Collect results in main memory: for scans that are too large for the accelerator
+    #[arg(long = "not_on_device")]
+    not_on_device: bool,
+}
+
+/// A fold as nnU-Net's command line takes it.
+pub fn fold(text: &str) -> Result<FoldId, String> {
+    match text {
+        "all" => Ok(FoldId::All),
+        number => {
+            number.parse().map(FoldId::Fold).map_err(|_| "expected \"all\" or a number from 0".to_owned())
+        }
+    }
+}
+
+impl Predict {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<()> {
+        ensure!(
+            self.part < self.parts,
+            "-part_id {}: expected less than -num_parts, which is {}",
+            self.part,
+            self.parts
+        );
+        let model = folders::results()?
+            .join(folders::dataset_name(&self.dataset)?)
+            .join(model_folder_name(&self.trainer, &self.plans, &self.configuration));
+        self.flags.predict(&model, self.part, self.parts)
+    }
+}
+
+impl PredictFlags {
+    /// Predicts with the model in that folder: every `parts`-th case, from case `part` on.
+    pub fn predict(&self, model: &Path, part: usize, parts: usize) -> anyhow::Result<()> {
+        if self.previous_stage.is_some() {
+            bail!("-prev_stage_predictions: cascades are not supported");
+        }
+        if let Some(threads) = self.preprocessing_threads.max(self.export_threads) {
+            // Reading and writing run on threads of their own, so the limit must be the program's.
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build_global()
+                .context("cannot start threads")?;
+        }
+        let settings = Settings {
+            tile_step_size: self.step_size,
+            use_mirroring: !self.disable_tta,
+            results_on_device: !self.not_on_device,
+            save_probabilities: self.save_probabilities,
+            ..Settings::default()
+        };
+        let predictor = Predictor::open(model, &self.folds, &self.checkpoint, self.device, settings)?;
+        let cases = cases_to_predict(&self.input, predictor.dataset_json())?;
+        println!("There are {} cases in the source folder", cases.len());
+        let cases: Vec<_> = cases.into_iter().skip(part).step_by(parts).collect();
+        if parts > 1 {
+            println!("Part {part} of {parts}: {} cases", cases.len());
+        }
+        self.write_documents(&predictor, part, parts)?;
+
+        let progress = Progress::new(self.verbose, self.no_bar);
+        let overwrite = !self.continue_prediction;
+        let outcomes = predictor.predict_cases(&cases, &self.output, None, overwrite, &progress)?;
+        let (mut written, mut skipped, mut failed) = (0, 0, 0);
+        for case in &outcomes {
+            match &case.outcome {
+                Outcome::Written => written += 1,
+                Outcome::Skipped => skipped += 1,
+                Outcome::Failed(error) => {
+                    failed += 1;
+                    eprintln!("error: {error}");
+                }
+            }
+        }
+        println!("{written} cases predicted, {skipped} were there already; they are in {}", self.output.display());
+        if failed > 0 {
+            bail!("{failed} of {} cases failed; see above", outcomes.len());
+        }
+        Ok(())
+    }
+
+    /// What nnU-Net leaves beside its predictions: the documents, and what was asked for.
+    fn write_documents(&self, predictor: &Predictor, part: usize, parts: usize) -> anyhow::Result<()> {
+        folders::make(&self.output)?;
+        let folds: Vec<String> = predictor.folds().iter().map(FoldId::to_string).collect();
+        let arguments = json!({
+            "list_of_lists_or_source_folder": self.input,
+            "output_folder_or_list_of_truncated_output_files": self.output,
+            "save_probabilities": self.save_probabilities,
+            "overwrite": !self.continue_prediction,
+            "folder_with_segs_from_prev_stage": null,
+            "num_parts": parts,
+            "part_id": part,
+            "trainer": predictor.trainer_name(),
+            "configuration": predictor.configuration(),
+            "folds": folds,
+            "checkpoint_name": self.checkpoint,
+            "step_size": self.step_size,
+            "use_mirroring": !self.disable_tta,
+            "device": self.device.as_str(),
+        });
+        let write = |name: &str, text: &str| folders::write(&self.output.join(name), text);
+        write("predict_from_raw_data_args.json", &python_json::to_string(&arguments)?)?;
+        write("dataset.json", &python_json::to_string(predictor.dataset_json().document())?)?;
+        write("plans.json", &predictor.plans().to_json())
+    }
+}

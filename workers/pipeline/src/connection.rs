@@ -176,6 +176,7 @@ async fn options(access: &Access, name: &str, metrics: &Metrics) -> Result<Conne
                     connected.set(0);
                     tracing::warn!("NATS: disconnected; reconnecting");
                 }
+                Event::Closed => tracing::debug!("NATS: closed"),
                 // A permission violation comes here, not at the call it belongs to.
                 Event::ServerError(error) => tracing::error!("NATS: {error}"),
                 other => tracing::warn!("NATS: {other}"),

@@ -55,19 +55,54 @@ pub async fn run_site(
             .collect();
         tracing::info!(site = site.settings.site, "ready: {}", datasets.join(", "));
     }
-    let mut settings =
-        WorkerSettings::new(&site.settings.site, VERSION, site.settings.root.join("deliveries"));
+    let mut settings = WorkerSettings::new(
+        &site.settings.site,
+        VERSION,
+        site.settings.root.join("deliveries"),
+    );
     settings.gate = Some(gate);
     let mut workers = JoinSet::new();
     for &phase in phases {
-        let (connection, settings, metrics, stop) =
-            (connection.clone(), settings.clone(), metrics.clone(), stop.clone());
+        let (connection, settings, metrics, stop) = (
+            connection.clone(),
+            settings.clone(),
+            metrics.clone(),
+            stop.clone(),
+        );
         let site = Arc::clone(&site);
         match phase {
-            names::Phase::Fingerprint => start(&mut workers, connection, Fingerprint(site), settings, metrics, stop),
-            names::Phase::PlanVerify => start(&mut workers, connection, PlanVerify(site), settings, metrics, stop),
-            names::Phase::Preprocess => start(&mut workers, connection, Preprocess(site), settings, metrics, stop),
-            names::Phase::TrainRound => start(&mut workers, connection, TrainRound(site), settings, metrics, stop),
+            names::Phase::Fingerprint => start(
+                &mut workers,
+                connection,
+                Fingerprint(site),
+                settings,
+                metrics,
+                stop,
+            ),
+            names::Phase::PlanVerify => start(
+                &mut workers,
+                connection,
+                PlanVerify(site),
+                settings,
+                metrics,
+                stop,
+            ),
+            names::Phase::Preprocess => start(
+                &mut workers,
+                connection,
+                Preprocess(site),
+                settings,
+                metrics,
+                stop,
+            ),
+            names::Phase::TrainRound => start(
+                &mut workers,
+                connection,
+                TrainRound(site),
+                settings,
+                metrics,
+                stop,
+            ),
             names::Phase::Infer => start(&mut workers, connection, Infer(site), settings, metrics, stop),
             names::Phase::Aggregate | names::Phase::Average => {
                 anyhow::bail!("{phase} is the orchestrator's: start it with `rounds orchestrator`")
@@ -90,8 +125,22 @@ pub async fn run_orchestrator(
     streams::set_up_site(&connection, names::ORCHESTRATOR, Pace::default()).await?;
     let settings = WorkerSettings::new(names::ORCHESTRATOR, VERSION, root.join("deliveries"));
     let mut workers = JoinSet::new();
-    start(&mut workers, connection.clone(), Aggregate, settings.clone(), metrics.clone(), stop.clone());
-    start(&mut workers, connection.clone(), Average(scratch), settings, metrics.clone(), stop.clone());
+    start(
+        &mut workers,
+        connection.clone(),
+        Aggregate,
+        settings.clone(),
+        metrics.clone(),
+        stop.clone(),
+    );
+    start(
+        &mut workers,
+        connection.clone(),
+        Average(scratch),
+        settings,
+        metrics.clone(),
+        stop.clone(),
+    );
     let conductor = Conductor::new(connection, VERSION, Arc::new(check_job), metrics);
     let conducted = stop.clone();
     workers.spawn(async move { conductor.run(conducted).await });
@@ -117,7 +166,9 @@ async fn until_all_end(
 ) -> anyhow::Result<()> {
     let mut outcome = Ok(());
     while let Some(ended) = workers.join_next().await {
-        let ended = ended.map_err(anyhow::Error::from).and_then(|ended| ended.map_err(Into::into));
+        let ended = ended
+            .map_err(anyhow::Error::from)
+            .and_then(|ended| ended.map_err(Into::into));
         if ended.is_err() && outcome.is_ok() {
             outcome = ended;
             stop.cancel();
@@ -168,7 +219,11 @@ fn check_job(message: &JobMessage) -> Result<Vec<String>, schemas::Invalid> {
         ));
     }
     let federation = &message.federation;
-    if (federation.iterations_per_epoch, federation.val_iterations_per_epoch) != (250, 50) {
+    if (
+        federation.iterations_per_epoch,
+        federation.val_iterations_per_epoch,
+    ) != (250, 50)
+    {
         warnings.push(format!(
             "an epoch has {} training and {} validation iterations; nnU-Net's has 250 and 50",
             federation.iterations_per_epoch, federation.val_iterations_per_epoch

@@ -122,7 +122,10 @@ impl SiteSettings {
     pub fn check(&self) -> anyhow::Result<()> {
         names::check_site("site", &self.site)?;
         ensure!(!self.datasets.is_empty(), "datasets: expected at least one");
-        ensure!(!self.devices.is_empty(), "devices: expected at least one of cpu, cuda, mps");
+        ensure!(
+            !self.devices.is_empty(),
+            "devices: expected at least one of cpu, cuda, mps"
+        );
         ensure!(self.threads > 0, "threads: expected at least 1");
         for (index, dataset) in self.datasets.iter().enumerate() {
             names::check_token(&format!("datasets[{index}].id"), &dataset.id)?;
@@ -151,8 +154,13 @@ impl DatasetSettings {
         if let Some(id) = self.dataset_id {
             return Ok(id);
         }
-        let name = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        folder_id(name).with_context(|| format!("{}: expected a folder named DatasetXYZ_name", self.path.display()))
+        let name = self
+            .path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        folder_id(name)
+            .with_context(|| format!("{}: expected a folder named DatasetXYZ_name", self.path.display()))
     }
 }
 
@@ -161,8 +169,13 @@ pub fn folder_id(name: &str) -> anyhow::Result<u32> {
     let Some((digits, rest)) = name.strip_prefix("Dataset").and_then(|tail| tail.split_once('_')) else {
         bail!("{name:?} is not DatasetXYZ_name");
     };
-    ensure!(digits.len() >= 3 && !rest.is_empty(), "{name:?} is not DatasetXYZ_name");
-    digits.parse().with_context(|| format!("{name:?} is not DatasetXYZ_name"))
+    ensure!(
+        digits.len() >= 3 && !rest.is_empty(),
+        "{name:?} is not DatasetXYZ_name"
+    );
+    digits
+        .parse()
+        .with_context(|| format!("{name:?} is not DatasetXYZ_name"))
 }
 
 impl OrchestratorSettings {

@@ -46,7 +46,12 @@ impl Site {
         fs::create_dir_all(&settings.root).with_context(|| format!("root: {}", settings.root.display()))?;
         let file = settings.root.join("rounds-site.json");
         if !file.exists() {
-            write_whole(&file, &serde_json::to_vec(&Marker { site: settings.site.clone() })?)?;
+            write_whole(
+                &file,
+                &serde_json::to_vec(&Marker {
+                    site: settings.site.clone(),
+                })?,
+            )?;
         }
         let bytes = fs::read(&file).with_context(|| format!("{}", file.display()))?;
         let marker: Marker = schemas::parse(&bytes).with_context(|| format!("{}", file.display()))?;
@@ -63,10 +68,16 @@ impl Site {
     /// The raw data set that the task's job uses here.
     pub fn dataset(&self, task: &Task) -> Result<RawDataset, Failure> {
         let id = task.dataset().ok_or_else(|| {
-            failure::bug(format!("site {} is no member of job {}", task.key.site, task.key.job))
+            failure::bug(format!(
+                "site {} is no member of job {}",
+                task.key.site, task.key.job
+            ))
         })?;
         let settings = self.settings.dataset(id).ok_or_else(|| {
-            Failure::fatal("no-dataset", format!("this worker's settings have no data set {id:?}"))
+            Failure::fatal(
+                "no-dataset",
+                format!("this worker's settings have no data set {id:?}"),
+            )
         })?;
         RawDataset::open(&settings.path).map_err(failure::of_error)
     }
@@ -89,7 +100,11 @@ impl Site {
     /// nnU-Net's preprocessed folder of a data set for these plans.
     pub fn preprocessed(&self, plans_digest: &str, dataset: &RawDataset) -> PathBuf {
         let plans = plans_digest.get(..16).unwrap_or(plans_digest);
-        self.settings.root.join("preprocessed").join(plans).join(&dataset.name)
+        self.settings
+            .root
+            .join("preprocessed")
+            .join(plans)
+            .join(&dataset.name)
     }
 
     /// The identifiers to train and to validate on. Splits are made once and kept; a `splits_final.json`
@@ -101,7 +116,11 @@ impl Site {
             FoldId::Fold(fold) => Fold::Number(fold),
         };
         let own = dataset.folder.join("splits_final.json");
-        let kept = self.settings.root.join("splits").join(format!("{}.json", dataset.name));
+        let kept = self
+            .settings
+            .root
+            .join("splits")
+            .join(format!("{}.json", dataset.name));
         let splits = if own.exists() {
             splits::read(&own)
         } else if kept.exists() {
@@ -113,7 +132,9 @@ impl Site {
                 Ok(made)
             })
         };
-        splits.and_then(|splits| splits::select(&identifiers, &splits, fold)).map_err(failure::of_error)
+        splits
+            .and_then(|splits| splits::select(&identifiers, &splits, fold))
+            .map_err(failure::of_error)
     }
 }
 

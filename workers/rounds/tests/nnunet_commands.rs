@@ -27,7 +27,10 @@ impl Home {
     /// Runs `rounds nnunet ARGS`.
     fn run(&self, args: &str) -> assert_cmd::assert::Assert {
         let mut command = Command::cargo_bin("rounds").unwrap();
-        command.arg("nnunet").args(args.split(' ')).current_dir(self.0.path());
+        command
+            .arg("nnunet")
+            .args(args.split(' '))
+            .current_dir(self.0.path());
         for name in ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"] {
             command.env(name, self.folder(name));
         }
@@ -69,9 +72,14 @@ impl Home {
 
 fn write(file: &Path, voxels: &Array3<u16>) {
     let direction = vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
-    let geometry =
-        Geometry::SimpleItk { spacing: vec![1.0, 1.0, 1.5], origin: vec![1.0, 2.0, 3.0], direction };
-    Reader::SimpleItk.write_segmentation(voxels.view(), &geometry, file).unwrap();
+    let geometry = Geometry::SimpleItk {
+        spacing: vec![1.0, 1.0, 1.5],
+        origin: vec![1.0, 2.0, 3.0],
+        direction,
+    };
+    Reader::SimpleItk
+        .write_segmentation(voxels.view(), &geometry, file)
+        .unwrap();
 }
 
 fn contains(text: &str, parts: &[&str]) {
@@ -84,9 +92,16 @@ fn contains(text: &str, parts: &[&str]) {
 fn from_raw_data_to_scores() {
     let home = Home::new();
     home.write_dataset();
-    home.succeeds("plan-and-preprocess -d 17 --verify_dataset_integrity -c 3d_fullres -np 2 -npfp 2 --no_pbar");
+    home.succeeds(
+        "plan-and-preprocess -d 17 --verify_dataset_integrity -c 3d_fullres -np 2 -npfp 2 --no_pbar",
+    );
     let preprocessed = home.folder("nnUNet_preprocessed").join(DATASET);
-    for name in ["dataset.json", "dataset_fingerprint.json", "nnUNetPlans.json", "gt_segmentations/case_6.nii.gz"] {
+    for name in [
+        "dataset.json",
+        "dataset_fingerprint.json",
+        "nnUNetPlans.json",
+        "gt_segmentations/case_6.nii.gz",
+    ] {
         assert!(preprocessed.join(name).is_file(), "{name}");
     }
 
@@ -96,8 +111,20 @@ fn from_raw_data_to_scores() {
     let train = "train 17 3d_fullres 0 -tr nnUNetTrainer_1epoch -device cpu --iterations-per-epoch 2 \
                  --val-iterations-per-epoch 1 --seed 3";
     let log = home.succeeds(train);
-    contains(&log, &["Epoch 0", "Current learning rate: 0.01", "train_loss", "Pseudo dice", "Mean Validation Dice"]);
-    contains(&log, &["1 epochs of 2 training and 1 validation iterations", "seed 3"]);
+    contains(
+        &log,
+        &[
+            "Epoch 0",
+            "Current learning rate: 0.01",
+            "train_loss",
+            "Pseudo dice",
+            "Mean Validation Dice",
+        ],
+    );
+    contains(
+        &log,
+        &["1 epochs of 2 training and 1 validation iterations", "seed 3"],
+    );
     let model = home.folder("nnUNet_results").join(MODEL);
     for name in [
         "plans.json",
@@ -115,17 +142,37 @@ fn from_raw_data_to_scores() {
 
     // Same seed, same bytes; and a finished training only validates again.
     let weights = fs::read(model.join("fold_0/checkpoint_final.pth")).unwrap();
-    contains(&home.succeeds(&format!("{train} --c")), &["All 1 epochs are done", "Mean Validation Dice"]);
-    contains(&home.succeeds(&format!("{train} --val --val_best")), &["Mean Validation Dice"]);
-    assert_eq!(fs::read(model.join("fold_0/checkpoint_final.pth")).unwrap(), weights);
+    contains(
+        &home.succeeds(&format!("{train} --c")),
+        &["All 1 epochs are done", "Mean Validation Dice"],
+    );
+    contains(
+        &home.succeeds(&format!("{train} --val --val_best")),
+        &["Mean Validation Dice"],
+    );
+    assert_eq!(
+        fs::read(model.join("fold_0/checkpoint_final.pth")).unwrap(),
+        weights
+    );
 
     let input = home.folder("nnUNet_raw").join(DATASET).join("imagesTr");
-    let predict = format!("predict -i {} -o out -d 17 -c 3d_fullres -tr nnUNetTrainer_1epoch -f 0", input.display());
-    let out = home.succeeds(&format!("{predict} -device cpu --disable_tta -num_parts 3 -part_id 1"));
+    let predict = format!(
+        "predict -i {} -o out -d 17 -c 3d_fullres -tr nnUNetTrainer_1epoch -f 0",
+        input.display()
+    );
+    let out = home.succeeds(&format!(
+        "{predict} -device cpu --disable_tta -num_parts 3 -part_id 1"
+    ));
     contains(&out, &["7 cases in the source folder", "2 cases predicted"]);
-    let out = home.succeeds(&format!("{predict} -device cpu --disable_tta --continue_prediction"));
+    let out = home.succeeds(&format!(
+        "{predict} -device cpu --disable_tta --continue_prediction"
+    ));
     contains(&out, &["5 cases predicted, 2 were there already"]);
-    let again = format!("predict-from-modelfolder -i {} -o again -m {}", input.display(), model.display());
+    let again = format!(
+        "predict-from-modelfolder -i {} -o again -m {}",
+        input.display(),
+        model.display()
+    );
     home.succeeds(&format!("{again} -f 0 -device cpu --disable_tta"));
     for case in 0..7 {
         let name = format!("case_{case}.nii.gz");
@@ -139,7 +186,10 @@ fn from_raw_data_to_scores() {
         references.display()
     ));
     contains(&out, &["7 cases, mean foreground Dice"]);
-    contains(&fs::read_to_string(home.folder("scores.json")).unwrap(), &["foreground_mean", "metric_per_case"]);
+    contains(
+        &fs::read_to_string(home.folder("scores.json")).unwrap(),
+        &["foreground_mean", "metric_per_case"],
+    );
 }
 
 #[test]
@@ -150,17 +200,38 @@ fn what_cannot_be_honoured_is_refused() {
         ("plan -d 17", &["no data set has the id 17", "nnUNet_raw="][..]),
         ("plan -d Spheres", &["Spheres", "expected an id"]),
         ("train 17 3d_cascade_fullres 0", &["cascades"]),
-        ("extract-fingerprint -d 17 -fpe Mine", &["Mine", "DatasetFingerprintExtractor"]),
-        ("plan -d 17 -preprocessor_name Mine", &["Mine", "DefaultPreprocessor"]),
+        (
+            "extract-fingerprint -d 17 -fpe Mine",
+            &["Mine", "DatasetFingerprintExtractor"],
+        ),
+        (
+            "plan -d 17 -preprocessor_name Mine",
+            &["Mine", "DefaultPreprocessor"],
+        ),
         ("plan -d 17 -pl Mine", &["Mine", "nnUNetPlannerResEncL"]),
-        ("plan -d 17 -overwrite_target_spacing 1 1", &["expected 3 numbers"]),
+        (
+            "plan -d 17 -overwrite_target_spacing 1 1",
+            &["expected 3 numbers"],
+        ),
         ("preprocess -d 17 -c 2d 3d_fullres -np 1 2 3", &["-np", "3"]),
-        ("predict -i a -o b -d Dataset017_Spheres -c 2d -prev_stage_predictions c", &["cascades"]),
-        ("predict -i a -o b -d Dataset017_Spheres -c 2d -num_parts 2 -part_id 2", &["-part_id 2"]),
+        (
+            "predict -i a -o b -d Dataset017_Spheres -c 2d -prev_stage_predictions c",
+            &["cascades"],
+        ),
+        (
+            "predict -i a -o b -d Dataset017_Spheres -c 2d -num_parts 2 -part_id 2",
+            &["-part_id 2"],
+        ),
         (&format!("{train} -num_gpus 2"), &["-num_gpus 2"]),
         (&format!("{train} --c --val"), &["--c and --val"]),
-        (&format!("{train} -tr nnUNetTrainer_5epoch"), &["nearest", "nnUNetTrainer_5epochs"]),
-        (&format!("{train} -tr nnUNetTrainerAdam"), &["nnUNetTrainerAdam", "not supported"]),
+        (
+            &format!("{train} -tr nnUNetTrainer_5epoch"),
+            &["nearest", "nnUNetTrainer_5epochs"],
+        ),
+        (
+            &format!("{train} -tr nnUNetTrainerAdam"),
+            &["nnUNetTrainerAdam", "not supported"],
+        ),
     ] {
         contains(&home.fails(line), reasons);
     }
@@ -171,13 +242,29 @@ fn a_missing_variable_is_named() {
     for (args, name) in [
         (&["plan", "-d", "Dataset017_Spheres"][..], "nnUNet_raw"),
         (&["train", "Dataset017_Spheres", "2d", "0"], "nnUNet_preprocessed"),
-        (&["predict", "-i", "a", "-o", "b", "-d", "Dataset017_Spheres", "-c", "2d"], "nnUNet_results"),
+        (
+            &[
+                "predict",
+                "-i",
+                "a",
+                "-o",
+                "b",
+                "-d",
+                "Dataset017_Spheres",
+                "-c",
+                "2d",
+            ],
+            "nnUNet_results",
+        ),
     ] {
         let mut command = Command::cargo_bin("rounds").unwrap();
         for name in ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"] {
             command.env_remove(name);
         }
         let failed = command.arg("nnunet").args(args).assert().failure();
-        contains(&String::from_utf8_lossy(&failed.get_output().stderr), &[name, "is not set"]);
+        contains(
+            &String::from_utf8_lossy(&failed.get_output().stderr),
+            &[name, "is not set"],
+        );
     }
 }

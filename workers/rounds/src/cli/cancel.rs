@@ -19,7 +19,11 @@ pub struct Cancel {
 impl Cancel {
     /// Cancels.
     pub async fn run(self) -> anyhow::Result<()> {
-        self.server.client().await?.cancel(&self.job, &self.reason).await?;
+        self.server
+            .client()
+            .await?
+            .cancel(&self.job, &self.reason)
+            .await?;
         println!("{} is cancelled", self.job);
         Ok(())
     }

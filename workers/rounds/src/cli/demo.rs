@@ -63,7 +63,10 @@ impl Demo {
         let dataset_id = settings::folder_id(&name_of(&folders[0].1))?;
         let up = Up {
             home: self.home.clone(),
-            sites: folders.iter().map(|(site, folder)| format!("{site}={}", folder.display())).collect(),
+            sites: folders
+                .iter()
+                .map(|(site, folder)| format!("{site}={}", folder.display()))
+                .collect(),
             dataset_id: Some(dataset_id),
             devices: vec![self.device],
             models: Vec::new(),
@@ -88,13 +91,26 @@ impl Demo {
 
     fn site_folders(&self) -> anyhow::Result<Vec<NamedFolder>> {
         if !self.folders.is_empty() {
-            ensure!(self.folders.len() <= 26, "{} folders: expected at most 26", self.folders.len());
-            return Ok(('a'..='z').map(|letter| format!("site-{letter}")).zip(self.folders.clone()).collect());
+            ensure!(
+                self.folders.len() <= 26,
+                "{} folders: expected at most 26",
+                self.folders.len()
+            );
+            return Ok(('a'..='z')
+                .map(|letter| format!("site-{letter}"))
+                .zip(self.folders.clone())
+                .collect());
         }
-        eprintln!("cutting three sites out of the MNI brain in {}", self.mni.display());
+        eprintln!(
+            "cutting three sites out of the MNI brain in {}",
+            self.mni.display()
+        );
         let sites = demo_data::cut(&self.mni, &self.home.join("demo"))?;
         for site in &sites {
-            eprintln!("  {}: {} training cases, {} to segment", site.site, site.training, site.test);
+            eprintln!(
+                "  {}: {} training cases, {} to segment",
+                site.site, site.training, site.test
+            );
         }
         Ok(sites.into_iter().map(|site| (site.site, site.folder)).collect())
     }
@@ -114,56 +130,77 @@ impl Demo {
         let datasets: Vec<&str> = folders.iter().map(|(site, _)| site.as_str()).collect();
 
         let job = self
-            .submit(&client, json!({
-                "datasets": datasets,
-                "payload": {
-                    "mode": "training",
-                    "num_rounds": self.rounds,
-                    "dataset_id": dataset_id,
-                    "model_configuration": configuration,
-                    "device": self.device,
-                },
-                "federation": {
-                    "name": "Demo",
-                    "iterations_per_epoch": self.iterations,
-                    "val_iterations_per_epoch": 4,
-                },
-            }))
+            .submit(
+                &client,
+                json!({
+                    "datasets": datasets,
+                    "payload": {
+                        "mode": "training",
+                        "num_rounds": self.rounds,
+                        "dataset_id": dataset_id,
+                        "model_configuration": configuration,
+                        "device": self.device,
+                    },
+                    "federation": {
+                        "name": "Demo",
+                        "iterations_per_epoch": self.iterations,
+                        "val_iterations_per_epoch": 4,
+                    },
+                }),
+            )
             .await?;
         let trained = watch::follow(&client, &job).await?;
         let output = self.home.join("results").join(&job);
         let model = download::fetch(&client, &trained, &output).await?;
 
         let inference = self
-            .submit(&client, json!({
-                "datasets": datasets,
-                "payload": {
-                    "mode": "inference",
-                    "checkpoint_path": format!("job:{job}"),
-                    "fold_id": "all",
-                    "device": self.device,
-                },
-            }))
+            .submit(
+                &client,
+                json!({
+                    "datasets": datasets,
+                    "payload": {
+                        "mode": "inference",
+                        "checkpoint_path": format!("job:{job}"),
+                        "fold_id": "all",
+                        "device": self.device,
+                    },
+                }),
+            )
             .await?;
         let segmented = watch::follow(&client, &inference).await?;
         let zips = download::fetch(&client, &segmented, &output).await?;
 
         println!();
         for made in &segmented.segmentations {
-            println!("{}: {} segmented, {} failed", made.site, made.cases, made.failures.len());
+            println!(
+                "{}: {} segmented, {} failed",
+                made.site,
+                made.cases,
+                made.failures.len()
+            );
         }
         for model in &model {
-            println!("checkpoint:    {}", model.join("fold_all/checkpoint_final.pth").display());
+            println!(
+                "checkpoint:    {}",
+                model.join("fold_all/checkpoint_final.pth").display()
+            );
             println!("progress:      {}", model.join("fold_all/progress.png").display());
         }
         for zip in &zips {
             println!("segmentations: {}", zip.display());
         }
-        if let Some(zip) = zips.first() {
-            println!("picture:       {}", picture(zip, &folders[0], &output)?.display());
+        if let (Some(zip), Some(made)) = (zips.first(), segmented.segmentations.first())
+            && let Some(folder) = folders.iter().find(|(site, _)| *site == made.site)
+        {
+            println!("picture:       {}", picture(zip, folder, &output)?.display());
         }
         println!("took {:.0} s", begun.elapsed().as_secs_f64());
-        let dice = trained.history.scores.last().and_then(|score| score.mean_dice).unwrap_or(0.0);
+        let dice = trained
+            .history
+            .scores
+            .last()
+            .and_then(|score| score.mean_dice)
+            .unwrap_or(0.0);
         if self.folders.is_empty() && dice < PASSING_DICE {
             bail!("the final foreground Dice is {dice:.4}, expected at least {PASSING_DICE}");
         }
@@ -181,14 +218,21 @@ impl Demo {
 }
 
 fn name_of(folder: &Path) -> String {
-    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    folder
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Waits until all sites are known.
 async fn announced(client: &Client, sites: &[Arc<Site>]) -> anyhow::Result<()> {
     loop {
         let known = client.sites().await.unwrap_or_default();
-        if sites.iter().all(|site| known.iter().any(|known| known.site == site.settings.site)) {
+        if sites
+            .iter()
+            .all(|site| known.iter().any(|known| known.site == site.settings.site))
+        {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -198,7 +242,8 @@ async fn announced(client: &Client, sites: &[Arc<Site>]) -> anyhow::Result<()> {
 /// Draws the first segmentation of a zip over its scan, with the contour of its reference where there is one.
 fn picture(zip: &Path, (_, folder): &NamedFolder, output: &Path) -> anyhow::Result<PathBuf> {
     let unpacked = tempfile::tempdir_in(output)?;
-    crate::phases::infer::unpack(zip, unpacked.path()).map_err(|failure| anyhow::anyhow!("{}", failure.message))?;
+    crate::phases::infer::unpack(zip, unpacked.path())
+        .map_err(|failure| anyhow::anyhow!("{}", failure.message))?;
     let mut segmentations: Vec<PathBuf> = Vec::new();
     for dataset in std::fs::read_dir(unpacked.path())? {
         for file in std::fs::read_dir(dataset?.path())? {
@@ -212,10 +257,21 @@ fn picture(zip: &Path, (_, folder): &NamedFolder, output: &Path) -> anyhow::Resu
     let segmentation = segmentations.first().context("the zip holds no segmentation")?;
     let name = name_of(segmentation);
     let (identifier, ending) = name.split_at(name.find(".nii").unwrap_or(name.len()));
-    let scans = if folder.join("imagesTs").is_dir() { "Ts" } else { "Tr" };
-    let scan = folder.join(format!("images{scans}")).join(format!("{identifier}_0000{ending}"));
+    let scans = if folder.join("imagesTs").is_dir() {
+        "Ts"
+    } else {
+        "Tr"
+    };
+    let scan = folder
+        .join(format!("images{scans}"))
+        .join(format!("{identifier}_0000{ending}"));
     let reference = folder.join(format!("labels{scans}")).join(&name);
     let picture = output.join(format!("{identifier}.png"));
-    overlay::draw(&scan, segmentation, reference.exists().then_some(&*reference), &picture)?;
+    overlay::draw(
+        &scan,
+        segmentation,
+        reference.exists().then_some(&*reference),
+        &picture,
+    )?;
     Ok(picture)
 }

@@ -28,7 +28,11 @@ impl Download {
         let client = self.server.client().await?;
         let snapshot = client.snapshot(&self.job).await?;
         let Some(Event::Finished(finished)) = &snapshot.record.end else {
-            bail!("job {} is {}: only a finished job has results", self.job, super::list::state(snapshot.state));
+            bail!(
+                "job {} is {}: only a finished job has results",
+                self.job,
+                super::list::state(snapshot.state)
+            );
         };
         for path in fetch(&client, finished, &self.output).await? {
             println!("{}", path.display());

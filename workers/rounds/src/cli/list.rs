@@ -16,9 +16,14 @@ impl List {
     /// One line a job.
     pub async fn run(self) -> anyhow::Result<()> {
         let jobs = self.server.client().await?.list().await?;
-        println!("{:<24} {:<9} {:<10} {:<18} {:<20} DATA SETS", "JOB", "STATE", "MODE", "PHASE", "SUBMITTED");
+        println!(
+            "{:<24} {:<9} {:<10} {:<18} {:<20} DATA SETS",
+            "JOB", "STATE", "MODE", "PHASE", "SUBMITTED"
+        );
         for job in jobs {
-            let phase = job.phase.map_or(String::new(), |(phase, round)| format!("{phase} {round}"));
+            let phase = job
+                .phase
+                .map_or(String::new(), |(phase, round)| format!("{phase} {round}"));
             println!(
                 "{:<24} {:<9} {:<10} {phase:<18} {:<20} {}",
                 job.job,

@@ -103,7 +103,9 @@ impl Server {
     pub async fn client(&self) -> anyhow::Result<Client> {
         let access = self.connection()?.access();
         let patience = std::time::Duration::from_secs(5);
-        Ok(Client::new(Connection::open(&access, "rounds-cli", patience, &Metrics::new()).await?))
+        Ok(Client::new(
+            Connection::open(&access, "rounds-cli", patience, &Metrics::new()).await?,
+        ))
     }
 }
 
@@ -114,7 +116,9 @@ pub async fn serve_metrics(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     if let Some(address) = address {
-        let bound = address.parse().with_context(|| format!("metrics: {address:?} is not address:port"))?;
+        let bound = address
+            .parse()
+            .with_context(|| format!("metrics: {address:?} is not address:port"))?;
         let bound = metrics.serve(bound, stop.clone()).await?;
         tracing::info!("metrics at http://{bound}/metrics");
     }
@@ -124,7 +128,8 @@ pub async fn serve_metrics(
 /// Cancels `stop` on SIGTERM or Ctrl-C: workers hand their task back and end.
 pub fn stop_on_signal(stop: CancellationToken) {
     tokio::spawn(async move {
-        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
+        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        else {
             return;
         };
         tokio::select! {
@@ -138,9 +143,11 @@ pub fn stop_on_signal(stop: CancellationToken) {
 
 /// Sends logs to standard error; `RUST_LOG` filters them.
 pub fn init_logs(arguments: &Arguments) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
-    let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    let logs = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
     if arguments.log_json {
         logs.json().init();
     } else {
@@ -170,5 +177,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 /// Runs a future on a runtime of its own.
 pub fn on_runtime<F: Future<Output = anyhow::Result<()>>>(work: F) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }

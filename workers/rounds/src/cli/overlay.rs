@@ -27,7 +27,12 @@ pub struct Overlay {
 impl Overlay {
     /// Reads, draws, writes.
     pub fn run(self) -> anyhow::Result<()> {
-        draw(&self.scan, &self.segmentation, self.reference.as_deref(), &self.output)?;
+        draw(
+            &self.scan,
+            &self.segmentation,
+            self.reference.as_deref(),
+            &self.output,
+        )?;
         println!("{}", self.output.display());
         Ok(())
     }
@@ -41,7 +46,9 @@ pub fn draw(
     output: &std::path::Path,
 ) -> anyhow::Result<()> {
     let read = |file: &std::path::Path| {
-        reader_of(file).read_segmentation(file).with_context(|| format!("{}", file.display()))
+        reader_of(file)
+            .read_segmentation(file)
+            .with_context(|| format!("{}", file.display()))
     };
     let image = reader_of(scan).read_images(&[scan.to_owned()])?;
     let segmentation = read(segmentation)?;

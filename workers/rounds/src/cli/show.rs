@@ -46,7 +46,10 @@ impl Show {
             println!("  accepted {} with seed {}", accepted.time, accepted.seed);
             for member in &accepted.members {
                 let device = member.device.map_or("its best device", |device| device.as_str());
-                println!("  site {}: {}, {} cases, {device}", member.site, member.dataset, member.cases);
+                println!(
+                    "  site {}: {}, {} cases, {device}",
+                    member.site, member.dataset, member.cases
+                );
             }
             for warning in &accepted.warnings {
                 println!("  warning: {warning}");
@@ -77,12 +80,19 @@ impl Show {
                         result.key.attempt,
                         failure.code,
                         failure.message,
-                        failure.case.map_or(String::new(), |case| format!(" (case {case} of its list)")),
+                        failure
+                            .case
+                            .map_or(String::new(), |case| format!(" (case {case} of its list)")),
                     )),
-                    Outcome::Closed { reason } => lines.push(format!("    {}: closed: {reason}", result.key.site)),
+                    Outcome::Closed { reason } => {
+                        lines.push(format!("    {}: closed: {reason}", result.key.site))
+                    }
                 }
             }
-            println!("  {} round {} pass {}: {done} of {tasks} done", release.phase, release.round, release.pass);
+            println!(
+                "  {} round {} pass {}: {done} of {tasks} done",
+                release.phase, release.round, release.pass
+            );
             lines.iter().for_each(|line| println!("{line}"));
         }
         match &record.end {

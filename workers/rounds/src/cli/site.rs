@@ -17,7 +17,10 @@ pub struct Site {
 impl Site {
     /// Runs until interrupted.
     pub fn run(self) -> anyhow::Result<()> {
-        let phases: Vec<Phase> = Phase::ALL.into_iter().filter(|phase| !phase.at_orchestrator()).collect();
+        let phases: Vec<Phase> = Phase::ALL
+            .into_iter()
+            .filter(|phase| !phase.at_orchestrator())
+            .collect();
         worker::work(&self.settings, &phases, true)
     }
 }

@@ -15,7 +15,10 @@ impl Sites {
     /// One line a data set.
     pub async fn run(self) -> anyhow::Result<()> {
         let sites = self.server.client().await?.sites().await?;
-        println!("{:<16} {:<32} {:>10} {:>6} {:<10} ANNOUNCED", "SITE", "DATA SET", "DATASET_ID", "CASES", "DEVICES");
+        println!(
+            "{:<16} {:<32} {:>10} {:>6} {:<10} ANNOUNCED",
+            "SITE", "DATA SET", "DATASET_ID", "CASES", "DEVICES"
+        );
         for site in sites {
             let devices: Vec<&str> = site.devices.iter().map(|device| device.as_str()).collect();
             for dataset in &site.datasets {

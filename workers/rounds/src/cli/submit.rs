@@ -28,7 +28,9 @@ impl Submit {
     /// Checks, submits, and prints the job's id.
     pub async fn run(self) -> anyhow::Result<()> {
         let bytes = match self.file.to_str() {
-            Some("-") => std::io::read_to_string(std::io::stdin()).context("standard input")?.into_bytes(),
+            Some("-") => std::io::read_to_string(std::io::stdin())
+                .context("standard input")?
+                .into_bytes(),
             _ => std::fs::read(&self.file).with_context(|| format!("{}", self.file.display()))?,
         };
         let message = JobMessage::parse(&bytes, self.datasets.as_deref())

@@ -1,6 +1,9 @@
 //! `rounds up`: everything on one machine.
 
-use std::{path::{Path, PathBuf}, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
@@ -51,7 +54,10 @@ pub struct Up {
 /// The way to the server of the `rounds up` that uses this folder.
 pub fn connection_of(home: &Path) -> anyhow::Result<settings::Connection> {
     let address = Address::read(&home.join("nats")).with_context(|| {
-        format!("no `rounds up` has run in {} (see --home, or name a server with --nats)", home.display())
+        format!(
+            "no `rounds up` has run in {} (see --home, or name a server with --nats)",
+            home.display()
+        )
     })?;
     Ok(settings::Connection {
         url: address.url,
@@ -69,7 +75,11 @@ impl Up {
         super::on_runtime(async {
             let stop = CancellationToken::new();
             super::stop_on_signal(stop.clone());
-            println!("rounds is up at {}; commands find it by --home {}", server.address().url, self.home.display());
+            println!(
+                "rounds is up at {}; commands find it by --home {}",
+                server.address().url,
+                self.home.display()
+            );
             self.work(&server, sites, stop).await
         })
     }
@@ -87,26 +97,41 @@ impl Up {
         let connection = connection_of(&self.home)?;
         let sites = settings
             .into_iter()
-            .map(|settings| Site::open(SiteSettings { nats: connection.clone(), ..settings }).map(Arc::new))
+            .map(|settings| {
+                Site::open(SiteSettings {
+                    nats: connection.clone(),
+                    ..settings
+                })
+                .map(Arc::new)
+            })
             .collect::<anyhow::Result<_>>()?;
         Ok((server, sites))
     }
 
     /// Runs the orchestrator and the sites until `stop`. One slot for heavy work is shared by all.
-    pub async fn work(&self, server: &Server, sites: Vec<Arc<Site>>, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn work(
+        &self,
+        server: &Server,
+        sites: Vec<Arc<Site>>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let metrics = Metrics::new();
         let connection = Connection::open(&server.access(), "rounds-up", parts::PATIENCE, &metrics).await?;
         super::serve_metrics(self.metrics.as_deref(), &metrics, &stop).await?;
         let gate = Gate::new(self.home.join("slot"));
         let root = self.home.join("orchestrator");
-        let site_phases: Vec<Phase> = Phase::ALL.into_iter().filter(|phase| !phase.at_orchestrator()).collect();
+        let site_phases: Vec<Phase> = Phase::ALL
+            .into_iter()
+            .filter(|phase| !phase.at_orchestrator())
+            .collect();
         let mut running = tokio::task::JoinSet::new();
         {
             let (connection, metrics, stop) = (connection.clone(), metrics.clone(), stop.clone());
             running.spawn(async move { parts::run_orchestrator(connection, &root, metrics, stop).await });
         }
         for site in sites {
-            let (connection, gate, metrics, stop) = (connection.clone(), gate.clone(), metrics.clone(), stop.clone());
+            let (connection, gate, metrics, stop) =
+                (connection.clone(), gate.clone(), metrics.clone(), stop.clone());
             let phases = site_phases.clone();
             running.spawn(async move {
                 parts::run_site(connection, site, &phases, true, gate, metrics, stop).await
@@ -129,9 +154,14 @@ impl Up {
             let Some((name, folder)) = given.split_once('=') else {
                 bail!("--site {given:?}: expected NAME=FOLDER");
             };
-            ensure!(!sites.iter().any(|site| site.site == name), "--site {name}: named twice");
+            ensure!(
+                !sites.iter().any(|site| site.site == name),
+                "--site {name}: named twice"
+            );
             let folder = PathBuf::from(folder);
-            let folder = folder.canonicalize().with_context(|| format!("--site {name}: {}", folder.display()))?;
+            let folder = folder
+                .canonicalize()
+                .with_context(|| format!("--site {name}: {}", folder.display()))?;
             sites.push(SiteSettings {
                 site: name.to_owned(),
                 nats: settings::Connection {
@@ -142,7 +172,11 @@ impl Up {
                     certificate: None,
                 },
                 root: self.home.join("sites").join(name),
-                datasets: vec![DatasetSettings { id: name.to_owned(), path: folder, dataset_id: self.dataset_id }],
+                datasets: vec![DatasetSettings {
+                    id: name.to_owned(),
+                    path: folder,
+                    dataset_id: self.dataset_id,
+                }],
                 devices: self.devices.clone(),
                 models: self.models.clone(),
                 threads: cores(),

@@ -109,11 +109,18 @@ impl View {
             bar.finish_and_clear();
         }
         match &result.outcome {
-            Outcome::Done { output: TaskOutput::Trained { epochs, validation, .. } } => {
+            Outcome::Done {
+                output: TaskOutput::Trained {
+                    epochs, validation, ..
+                },
+            } => {
                 let loss = epochs.last().map_or(String::new(), |epoch| {
                     format!(", train_loss {:.4} ({:.0} s)", epoch.train_loss, epoch.seconds)
                 });
-                self.say(format!("  {}: val_loss {:.4} before the round{loss}", key.site, validation.loss));
+                self.say(format!(
+                    "  {}: val_loss {:.4} before the round{loss}",
+                    key.site, validation.loss
+                ));
             }
             Outcome::Failed { failure } => self.say(format!(
                 "  {}: attempt {} failed: {}: {}",
@@ -132,7 +139,11 @@ impl View {
         let bar = self.sites.entry(progress.site.clone()).or_insert_with(|| {
             let style = ProgressStyle::with_template("  {prefix:<14} {bar:32} {pos}/{len} {msg} {elapsed}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
-            self.bars.add(ProgressBar::new(progress.total).with_style(style).with_prefix(progress.site.clone()))
+            self.bars.add(
+                ProgressBar::new(progress.total)
+                    .with_style(style)
+                    .with_prefix(progress.site.clone()),
+            )
         });
         bar.set_length(progress.total);
         bar.set_position(progress.done);
@@ -142,9 +153,20 @@ impl View {
 
 /// A failed job, in a sentence.
 pub fn failure(failed: &Failed) -> String {
-    let Failed { site, phase, round, failure, .. } = failed;
-    let case = failure.case.map_or(String::new(), |case| format!(" (case {case} of the site's list)"));
-    format!("{site}, {phase} round {round}: {}: {}{case}", failure.code, failure.message)
+    let Failed {
+        site,
+        phase,
+        round,
+        failure,
+        ..
+    } = failed;
+    let case = failure
+        .case
+        .map_or(String::new(), |case| format!(" (case {case} of the site's list)"));
+    format!(
+        "{site}, {phase} round {round}: {}: {}{case}",
+        failure.code, failure.message
+    )
 }
 
 /// The Dice of each round.
@@ -161,7 +183,11 @@ fn score_line(score: &Score) -> String {
         round => format!("after round {}", round - 1),
     };
     let classes: Vec<String> = score.dice.iter().map(dice).collect();
-    let label = if score.on_training_cases { "Dice on training cases" } else { "Dice" };
+    let label = if score.on_training_cases {
+        "Dice on training cases"
+    } else {
+        "Dice"
+    };
     format!(
         "{weights:<16} {label} {} [{}]  val_loss {:.4}",
         dice(&score.mean_dice),

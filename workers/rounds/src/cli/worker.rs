@@ -1,6 +1,9 @@
 //! `rounds worker`: workers for some phases of a site.
 
-use std::{path::{Path, PathBuf}, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use pipeline::{connection::Connection, gate::Gate, metrics::Metrics};

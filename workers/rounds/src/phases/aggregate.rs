@@ -43,7 +43,9 @@ pub fn run(task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
                 context.progress("part", index + 1, parts.len());
             }
             let fingerprint = finish(&scan, &merged).map_err(failure::of_error)?;
-            Ok(TaskOutput::PooledFingerprint { fingerprint: store_json(context, &fingerprint)? })
+            Ok(TaskOutput::PooledFingerprint {
+                fingerprint: store_json(context, &fingerprint)?,
+            })
         }
         _ => Err(unknown_input(task)),
     }
@@ -60,7 +62,15 @@ fn pool_descriptors(context: &TaskContext, sites: &[SiteInventory]) -> Result<Ta
     let described: Vec<(Descriptors, usize)> = sites
         .iter()
         .zip(&documents)
-        .map(|(site, dataset_json)| (Descriptors { site: &site.site, dataset_json }, site.cases as usize))
+        .map(|(site, dataset_json)| {
+            (
+                Descriptors {
+                    site: &site.site,
+                    dataset_json,
+                },
+                site.cases as usize,
+            )
+        })
         .collect();
     let pooled = pooled_dataset_json(&described).map_err(|error| match error {
         nnunet::Error::Invalid { what, reason } => {

@@ -8,11 +8,7 @@ use std::{
 
 use nnunet::{
     average::{Contribution, average},
-    checkpoint::{
-        Checkpoint, InitArgs, LoggedEpoch, Logging, SgdGroup,
-        results::ResultsFolder,
-        safetensors,
-    },
+    checkpoint::{Checkpoint, InitArgs, LoggedEpoch, Logging, SgdGroup, results::ResultsFolder, safetensors},
     network::StateDict,
     train::TrainerVariant,
 };
@@ -23,16 +19,31 @@ use schemas::{
 };
 
 use super::{
-    Watch, document, failure, planned::{Planned, dataset_name}, training, unknown_input,
+    Watch, document, failure,
+    planned::{Planned, dataset_name},
+    training, unknown_input,
 };
 
 /// Runs one task. `scratch` is a folder for temporaries.
 pub fn run(scratch: &Path, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
-    let folder = tempfile::tempdir_in(scratch).map_err(|error| failure::io("a temporary", scratch, &error))?;
+    let folder =
+        tempfile::tempdir_in(scratch).map_err(|error| failure::io("a temporary", scratch, &error))?;
     match &task.input {
         TaskInput::Average { updates } => fedavg(folder.path(), updates, context),
-        TaskInput::Results { pooled, plans_digest, last, best, history } => {
-            let wanted = Wanted { pooled, plans_digest, last, best, history };
+        TaskInput::Results {
+            pooled,
+            plans_digest,
+            last,
+            best,
+            history,
+        } => {
+            let wanted = Wanted {
+                pooled,
+                plans_digest,
+                last,
+                best,
+                history,
+            };
             results(folder.path(), task, context, &wanted)
         }
         _ => Err(unknown_input(task)),
@@ -44,14 +55,20 @@ fn fedavg(folder: &Path, updates: &[Update], context: &TaskContext) -> Result<Ta
     for (index, update) in updates.iter().enumerate() {
         let weights = folder.join(format!("{index}.safetensors"));
         context.download_file(&update.artifact, &weights)?;
-        contributions.push(Contribution { site: update.site.clone(), weights, weight: update.weight });
+        contributions.push(Contribution {
+            site: update.site.clone(),
+            weights,
+            weight: update.weight,
+        });
     }
     let output = folder.join("average.safetensors");
     average(&contributions, &output, &Watch(context)).map_err(|error| match error {
         nnunet::Error::Invalid { what, reason } => Failure::fatal("bad-update", format!("{what}: {reason}")),
         other => failure::of_error(other),
     })?;
-    Ok(TaskOutput::Averaged { global: context.upload_file(&output)? })
+    Ok(TaskOutput::Averaged {
+        global: context.upload_file(&output)?,
+    })
 }
 
 struct Wanted<'a> {
@@ -75,8 +92,8 @@ fn results(
     planned.must_be(wanted.plans_digest)?;
     let layout = planned.layout()?;
     let plans = planned.plans.to_value();
-    let dataset_json = serde_json::to_value(&planned.dataset_json)
-        .map_err(|error| failure::bug(error.to_string()))?;
+    let dataset_json =
+        serde_json::to_value(&planned.dataset_json).map_err(|error| failure::bug(error.to_string()))?;
     let configuration = payload.model_configuration.as_str();
     let logging = logging(wanted.history);
     let trainer = TrainerVariant::by_name(&payload.trainer_name).map_err(failure::of_error)?;
@@ -98,24 +115,45 @@ fn results(
     );
     documents.map_err(failure::of_error)?;
 
-    for (file, weights) in [("checkpoint_final.pth", wanted.last), ("checkpoint_best.pth", wanted.best)] {
+    for (file, weights) in [
+        ("checkpoint_final.pth", wanted.last),
+        ("checkpoint_best.pth", wanted.best),
+    ] {
         let mut logging = logging.clone();
         let mut epochs = logging.epochs();
         if file == "checkpoint_best.pth"
-            && let Some(score) = wanted.history.scores.iter().find(|score| score.weights == weights.digest())
+            && let Some(score) = wanted
+                .history
+                .scores
+                .iter()
+                .find(|score| score.weights == weights.digest())
         {
             // The best weights were there before the epochs of the round that scored them.
-            epochs = wanted.history.epochs.iter().filter(|epoch| epoch.round < score.round).count();
+            epochs = wanted
+                .history
+                .epochs
+                .iter()
+                .filter(|epoch| epoch.round < score.round)
+                .count();
             logging.truncate(epochs);
         }
         let checkpoint = Checkpoint {
             weights: fetch_weights(context, task, &planned, weights)?,
             momentum: StateDict::new(),
             sgd: SgdGroup {
-                learning_rate: logging.lrs.last().copied().unwrap_or(SgdGroup::default().learning_rate),
+                learning_rate: logging
+                    .lrs
+                    .last()
+                    .copied()
+                    .unwrap_or(SgdGroup::default().learning_rate),
                 ..SgdGroup::default()
             },
-            best_ema: wanted.history.scores.iter().filter_map(|score| score.ema_dice).reduce(f64::max),
+            best_ema: wanted
+                .history
+                .scores
+                .iter()
+                .filter_map(|score| score.ema_dice)
+                .reduce(f64::max),
             current_epoch: epochs,
             logging,
             init_args: InitArgs {
@@ -127,17 +165,21 @@ fn results(
             trainer_name: payload.trainer_name.clone(),
             mirror_axes: mirror_axes.clone(),
         };
-        out.write_checkpoint(file, &checkpoint, &layout).map_err(failure::of_error)?;
+        out.write_checkpoint(file, &checkpoint, &layout)
+            .map_err(failure::of_error)?;
     }
     out.write_progress(&logging, false).map_err(failure::of_error)?;
-    out.write_training_log("federated", &training_log(task, wanted.history)).map_err(failure::of_error)?;
+    out.write_training_log("federated", &training_log(task, wanted.history))
+        .map_err(failure::of_error)?;
     let debug = serde_json::to_value(&task.job).map_err(|error| failure::bug(error.to_string()))?;
     out.write_debug(&debug).map_err(failure::of_error)?;
 
     let archive = folder.join("results.zip");
     zip_folder(&folder.join(&name), &name, &archive)
         .map_err(|error| failure::io("the results archive", &archive, &error))?;
-    Ok(TaskOutput::Results { archive: context.upload_file(&archive)? })
+    Ok(TaskOutput::Results {
+        archive: context.upload_file(&archive)?,
+    })
 }
 
 /// Weights by their source.
@@ -197,7 +239,12 @@ fn training_log(task: &Task, history: &History) -> String {
         .iter()
         .map(|member| format!("{} ({}, {} cases)", member.site, member.dataset, member.cases))
         .collect();
-    let _ = writeln!(text, "Federated training, job {}\nSites: {}", task.job.job, sites.join(", "));
+    let _ = writeln!(
+        text,
+        "Federated training, job {}\nSites: {}",
+        task.job.job,
+        sites.join(", ")
+    );
     let _ = writeln!(
         text,
         "Iterations of an epoch: {} training, {} validation; seed {}",
@@ -217,9 +264,16 @@ fn training_log(task: &Task, history: &History) -> String {
         if last_of_round == Some(epoch)
             && let Some(score) = history.scores.iter().find(|score| score.round == epoch.round + 1)
         {
-            let label = if score.on_training_cases { "Pseudo dice on training cases" } else { "Pseudo dice" };
-            let dice: Vec<String> =
-                score.dice.iter().map(|dice| dice.map_or("nan".into(), |dice| format!("{dice:.4}"))).collect();
+            let label = if score.on_training_cases {
+                "Pseudo dice on training cases"
+            } else {
+                "Pseudo dice"
+            };
+            let dice: Vec<String> = score
+                .dice
+                .iter()
+                .map(|dice| dice.map_or("nan".into(), |dice| format!("{dice:.4}")))
+                .collect();
             let _ = writeln!(text, "val_loss {:.4}\n{label} [{}]", score.loss, dice.join(", "));
         }
     }
@@ -233,7 +287,11 @@ pub fn zip_folder(folder: &Path, prefix: &str, archive: &Path) -> std::io::Resul
     while let Some(next) = folders.pop() {
         for entry in std::fs::read_dir(&next)? {
             let path = entry?.path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
+            if path.is_dir() {
+                folders.push(path)
+            } else {
+                files.push(path)
+            }
         }
     }
     files.sort();

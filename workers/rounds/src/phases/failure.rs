@@ -30,9 +30,10 @@ pub fn of_error(error: nnunet::Error) -> Failure {
         Error::BadFile { reason, .. } => Failure::fatal("bad-file", reason),
         Error::BadCase { reason, .. } => Failure::fatal("bad-case", reason),
         Error::Invalid { what, reason } => Failure::fatal("invalid", format!("{what}: {reason}")),
-        Error::Torch(message) if message.contains("out of memory") => {
-            Failure::retryable("out-of-memory", "the device has too little free memory for the plan's batch")
-        }
+        Error::Torch(message) if message.contains("out of memory") => Failure::retryable(
+            "out-of-memory",
+            "the device has too little free memory for the plan's batch",
+        ),
         Error::Torch(message) => Failure::retryable("libtorch", message.lines().next().unwrap_or_default()),
         Error::Stopped => Failure::retryable("stopped", "the work was asked to stop"),
         other => Failure::fatal("failed", other.to_string()),
@@ -42,10 +43,14 @@ pub fn of_error(error: nnunet::Error) -> Failure {
 /// [`of_error`] with the ordinal of the case, where the error names one of `identifiers`.
 pub fn of_case_error<'a>(error: nnunet::Error, identifiers: impl IntoIterator<Item = &'a str>) -> Failure {
     let case = match &error {
-        nnunet::Error::BadCase { case, .. } => {
-            identifiers.into_iter().position(|identifier| identifier == case).map(|ordinal| ordinal as u32)
-        }
+        nnunet::Error::BadCase { case, .. } => identifiers
+            .into_iter()
+            .position(|identifier| identifier == case)
+            .map(|ordinal| ordinal as u32),
         _ => None,
     };
-    Failure { case, ..of_error(error) }
+    Failure {
+        case,
+        ..of_error(error)
+    }
 }

@@ -38,11 +38,15 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
             let inventory = site.inventory(task, &dataset)?;
             let ordinals = shard(task, dataset.cases.len());
             for ordinal in ordinals.clone() {
-                inventory.check_case(&dataset, ordinal).map_err(|error| at_case(&dataset, error))?;
+                inventory
+                    .check_case(&dataset, ordinal)
+                    .map_err(|error| at_case(&dataset, error))?;
             }
             let scanned = scan(&dataset, &dataset.cases[ordinals], *cases_total, &watch)
                 .map_err(|error| at_case(&dataset, error))?;
-            Ok(TaskOutput::FingerprintPart { part: store_json(context, &scanned)? })
+            Ok(TaskOutput::FingerprintPart {
+                part: store_json(context, &scanned)?,
+            })
         }
         TaskInput::Select { request, .. } => {
             site.inventory(task, &dataset)?;
@@ -50,7 +54,9 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
             let ordinals = shard(task, dataset.cases.len());
             let selected = select(&dataset, &dataset.cases[ordinals], &wanted, &watch)
                 .map_err(|error| at_case(&dataset, error))?;
-            Ok(TaskOutput::FingerprintPart { part: store_json(context, &selected)? })
+            Ok(TaskOutput::FingerprintPart {
+                part: store_json(context, &selected)?,
+            })
         }
         _ => Err(unknown_input(task)),
     }

@@ -34,9 +34,10 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     let digest = model_digest(&model, payload)?;
     let scans = Scans::find(site, task, payload, &model)?;
     match &task.input {
-        TaskInput::InspectModel {} => {
-            Ok(TaskOutput::Model { digest, cases: scans.cases.len() as u32 })
-        }
+        TaskInput::InspectModel {} => Ok(TaskOutput::Model {
+            digest,
+            cases: scans.cases.len() as u32,
+        }),
         TaskInput::Predict { model_digest } => {
             must_be(&digest, model_digest)?;
             predict(site, task, context, payload, &model, &scans)
@@ -53,7 +54,10 @@ fn must_be(digest: &str, expected: &str) -> Result<(), Failure> {
     if digest == expected {
         return Ok(());
     }
-    Err(Failure::fatal("model-differs", format!("the model here has digest {digest}, the job's {expected}")))
+    Err(Failure::fatal(
+        "model-differs",
+        format!("the model here has digest {digest}, the job's {expected}"),
+    ))
 }
 
 /// The scans that the job segments at this site.
@@ -64,17 +68,14 @@ struct Scans {
 }
 
 impl Scans {
-    fn find(
-        site: &Site,
-        task: &Task,
-        payload: &InferencePayload,
-        model: &Path,
-    ) -> Result<Self, Failure> {
+    fn find(site: &Site, task: &Task, payload: &InferencePayload, model: &Path) -> Result<Self, Failure> {
         let id = task.dataset().unwrap_or_default();
-        let settings = site
-            .settings
-            .dataset(id)
-            .ok_or_else(|| Failure::fatal("no-dataset", format!("this worker's settings have no data set {id:?}")))?;
+        let settings = site.settings.dataset(id).ok_or_else(|| {
+            Failure::fatal(
+                "no-dataset",
+                format!("this worker's settings have no data set {id:?}"),
+            )
+        })?;
         let own = settings.path.join("dataset.json");
         let (document, reader) = if own.exists() {
             let dataset = site.dataset(task)?;
@@ -94,7 +95,11 @@ impl Scans {
             return Err(Failure::fatal("no-scans", message));
         }
         let file_ending = document.file_ending().to_owned();
-        Ok(Self { cases, reader, file_ending })
+        Ok(Self {
+            cases,
+            reader,
+            file_ending,
+        })
     }
 }
 
@@ -112,7 +117,11 @@ fn input_folder(
     let Some(named) = payload.apheris_dataset_subdirs.get(id) else {
         let test = settings.path.join("imagesTs");
         let filled = fs::read_dir(&test).is_ok_and(|mut entries| entries.next().is_some());
-        return Ok(if filled { test } else { settings.path.join("imagesTr") });
+        return Ok(if filled {
+            test
+        } else {
+            settings.path.join("imagesTr")
+        });
     };
     let field = format!("payload.apheris_dataset_subdirs.{id}");
     let folder = settings.path.join(named);
@@ -128,7 +137,10 @@ fn input_folder(
         return Err(Failure::fatal("escaping-folder", message));
     }
     if !folder.is_dir() {
-        return Err(Failure::fatal("no-folder", format!("{field}: {named:?} is not a folder")));
+        return Err(Failure::fatal(
+            "no-folder",
+            format!("{field}: {named:?} is not a folder"),
+        ));
     }
     Ok(folder)
 }
@@ -190,7 +202,10 @@ fn fetched_model(
         entries.find(|path| path.is_dir())
     };
     inner(&folder).and_then(|dataset| inner(&dataset)).ok_or_else(|| {
-        Failure::fatal("bad-model", "the model archive holds no DatasetXYZ_name/Trainer__Plans__Configuration")
+        Failure::fatal(
+            "bad-model",
+            "the model archive holds no DatasetXYZ_name/Trainer__Plans__Configuration",
+        )
     })
 }
 
@@ -198,7 +213,8 @@ fn fetched_model(
 pub fn unpack(archive: &Path, folder: &Path) -> Result<(), Failure> {
     let io = |error: std::io::Error| failure::io("an archive", archive, &error);
     let bad = |reason: String| Failure::fatal("bad-archive", reason);
-    let mut zip = zip::ZipArchive::new(File::open(archive).map_err(io)?).map_err(|error| bad(error.to_string()))?;
+    let mut zip =
+        zip::ZipArchive::new(File::open(archive).map_err(io)?).map_err(|error| bad(error.to_string()))?;
     for index in 0..zip.len() {
         let mut member = zip.by_index(index).map_err(|error| bad(error.to_string()))?;
         let Some(inside) = member.enclosed_name() else {
@@ -232,7 +248,11 @@ fn model_digest(model: &Path, payload: &InferencePayload) -> Result<String, Fail
     }
     let mut digests = String::new();
     let checkpoint = PathBuf::from(fold_folder_name(payload.fold_id)).join(name);
-    for file in [checkpoint.as_path(), Path::new("plans.json"), Path::new("dataset.json")] {
+    for file in [
+        checkpoint.as_path(),
+        Path::new("plans.json"),
+        Path::new("dataset.json"),
+    ] {
         let path = model.join(file);
         let bytes = fs::read(&path).map_err(|error| failure::io("the model", &path, &error))?;
         digests.push_str(&schemas::sha256(&bytes));
@@ -265,7 +285,13 @@ fn predict(
     let first = ordinals.start;
     let folder = site.job(task).join("segmentations");
     let outcomes = predictor
-        .predict_cases(&scans.cases[ordinals], &folder, Some(&scans.file_ending), false, &Watch(context))
+        .predict_cases(
+            &scans.cases[ordinals],
+            &folder,
+            Some(&scans.file_ending),
+            false,
+            &Watch(context),
+        )
         .map_err(failure::of_error)?;
     let mut done = 0;
     let mut failures = Vec::new();
@@ -274,7 +300,10 @@ fn predict(
             Outcome::Written | Outcome::Skipped => done += 1,
             Outcome::Failed(error) => {
                 let case = Some((first + index) as u32);
-                failures.push(Failure { case, ..failure::of_error(error) });
+                failures.push(Failure {
+                    case,
+                    ..failure::of_error(error)
+                });
             }
         }
     }
@@ -299,7 +328,11 @@ fn collect(
     let io = |error: std::io::Error| failure::io("the segmentations", &folder, &error);
     fs::create_dir_all(&folder).map_err(io)?;
     let mut failures: Vec<Failure> = Vec::new();
-    for entry in fs::read_dir(site.job(task).join("failures")).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(site.job(task).join("failures"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let bytes = fs::read(entry.path()).map_err(io)?;
         failures.extend(
             schemas::parse::<Vec<Failure>>(&bytes)
@@ -331,5 +364,9 @@ fn collect(
     let archive = site.job(task).join("segmentations.zip");
     zip_folder(&folder, task.dataset().unwrap_or("segmentations"), &archive).map_err(io)?;
     let archive = context.upload_file(&archive)?;
-    Ok(TaskOutput::Collected { archive, cases: done as u32, failures })
+    Ok(TaskOutput::Collected {
+        archive,
+        cases: done as u32,
+        failures,
+    })
 }

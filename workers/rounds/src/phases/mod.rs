@@ -61,10 +61,7 @@ pub fn fetch_json<T: DeserializeOwned>(
 }
 
 /// Stores a value as a JSON artifact.
-pub fn store_json<T: serde::Serialize>(
-    context: &TaskContext,
-    value: &T,
-) -> Result<ArtifactRef, Failure> {
+pub fn store_json<T: serde::Serialize>(context: &TaskContext, value: &T) -> Result<ArtifactRef, Failure> {
     let bytes = serde_json::to_vec(value).map_err(|error| failure::bug(error.to_string()))?;
     context.upload(bytes)
 }
@@ -76,7 +73,10 @@ pub fn document<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
 
 /// A pass that the phase does not know.
 pub fn unknown_input(task: &Task) -> Failure {
-    failure::bug(format!("{} pass {} does not take this input", task.key.phase, task.key.pass))
+    failure::bug(format!(
+        "{} pass {} does not take this input",
+        task.key.phase, task.key.pass
+    ))
 }
 
 /// The handler of one of a site's phases.

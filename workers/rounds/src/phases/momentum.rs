@@ -32,16 +32,28 @@ pub fn load(site: &Site, task: &Task, update: Option<&str>) -> Result<MomentumSt
         return Ok(MomentumState::default());
     };
     // A job that continues another finds it in that job's folder.
-    let jobs = [Some(&task.key.job), task.job.continues.as_ref().map(|earlier| &earlier.job)];
-    let mut places = jobs.into_iter().flatten().map(|job| folder(site, job).join(update));
+    let jobs = [
+        Some(&task.key.job),
+        task.job.continues.as_ref().map(|earlier| &earlier.job),
+    ];
+    let mut places = jobs
+        .into_iter()
+        .flatten()
+        .map(|job| folder(site, job).join(update));
     let Some(place) = places.find(|place| place.join(BUFFERS).exists()) else {
-        tracing::warn!(job = task.key.job, round = task.key.round, "the momentum is lost: it starts fresh");
+        tracing::warn!(
+            job = task.key.job,
+            round = task.key.round,
+            "the momentum is lost: it starts fresh"
+        );
         return Ok(MomentumState::default());
     };
     let buffers = safetensors::read(&place.join(BUFFERS)).map_err(failure::of_error)?;
     let file = place.join(SCALER);
     let scaler = match std::fs::read(&file) {
-        Ok(bytes) => Some(scaler(&bytes).ok_or_else(|| Failure::fatal("bad-momentum", "the gradient scaler"))?),
+        Ok(bytes) => {
+            Some(scaler(&bytes).ok_or_else(|| Failure::fatal("bad-momentum", "the gradient scaler"))?)
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(failure::io("the gradient scaler", &file, &error)),
     };
@@ -69,7 +81,8 @@ pub fn store(
     if let Some(scaler) = state.scaler {
         let file = place.join(SCALER);
         let text = json!({ "scale": scaler.scale, "growth_tracker": scaler.growth_tracker }).to_string();
-        write_whole(&file, text.as_bytes()).map_err(|error| failure::io("the gradient scaler", &file, &error))?;
+        write_whole(&file, text.as_bytes())
+            .map_err(|error| failure::io("the gradient scaler", &file, &error))?;
     }
     let file = place.join(BUFFERS);
     write_whole(&file, &safetensors::to_bytes(&state.buffers))
@@ -81,7 +94,10 @@ pub fn store(
 /// What is left over does no harm, so errors are not fatal.
 fn forget(folder: &Path, keep: &[Option<&str>]) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let kept = entry.file_name().to_str().is_some_and(|name| keep.contains(&Some(name)));
+        let kept = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| keep.contains(&Some(name)));
         if !kept && let Err(error) = std::fs::remove_dir_all(entry.path()) {
             tracing::debug!("{}: {error}", entry.path().display());
         }

@@ -36,6 +36,9 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
 fn count(cases: usize) -> Result<u32, Failure> {
     match u32::try_from(cases) {
         Ok(cases) if cases > 0 => Ok(cases),
-        _ => Err(Failure::fatal("split", format!("{cases} cases in a part of the split: expected at least 1"))),
+        _ => Err(Failure::fatal(
+            "split",
+            format!("{cases} cases in a part of the split: expected at least 1"),
+        )),
     }
 }

@@ -55,11 +55,22 @@ impl Planned {
         let name = training(task)?.model_configuration.as_str();
         let configuration = plans.configuration(name).map_err(|error| {
             let planned: Vec<&str> = plans.configuration_names().collect();
-            let reason = format!("payload.model_configuration: {error}; the plans have {}", planned.join(", "));
+            let reason = format!(
+                "payload.model_configuration: {error}; the plans have {}",
+                planned.join(", ")
+            );
             Failure::fatal("no-configuration", reason)
         })?;
-        let digest = plans.digest().map_err(|error| Failure::fatal("plans", error.to_string()))?;
-        Ok(Self { fingerprint, dataset_json, plans, configuration, digest })
+        let digest = plans
+            .digest()
+            .map_err(|error| Failure::fatal("plans", error.to_string()))?;
+        Ok(Self {
+            fingerprint,
+            dataset_json,
+            plans,
+            configuration,
+            digest,
+        })
     }
 
     /// Fails where these plans are not the ones all sites agreed on.
@@ -67,7 +78,10 @@ impl Planned {
         if self.digest == digest {
             return Ok(());
         }
-        let message = format!("the plans made here have digest {}, the job's {digest}", self.digest);
+        let message = format!(
+            "the plans made here have digest {}, the job's {digest}",
+            self.digest
+        );
         Err(Failure::fatal("plan-differs", message))
     }
 
@@ -89,6 +103,12 @@ impl Planned {
 
 /// `DatasetXYZ_name` of the federation.
 pub fn dataset_name(task: &Task, payload: &TrainingPayload) -> String {
-    let name = task.job.message.federation.name.as_deref().unwrap_or(&task.job.job);
+    let name = task
+        .job
+        .message
+        .federation
+        .name
+        .as_deref()
+        .unwrap_or(&task.job.job);
     format!("Dataset{:03}_{name}", payload.dataset_id)
 }

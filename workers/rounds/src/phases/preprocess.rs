@@ -26,7 +26,9 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     write_documents(site, &dataset, &planned)?;
     let ordinals: Vec<usize> = shard(task, dataset.cases.len()).collect();
     for &ordinal in &ordinals {
-        inventory.check_case(&dataset, ordinal).map_err(|error| at_case(&dataset, error))?;
+        inventory
+            .check_case(&dataset, ordinal)
+            .map_err(|error| at_case(&dataset, error))?;
     }
     let outcomes = preprocess_dataset(
         &dataset,
@@ -52,16 +54,23 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
 
 /// Where the preprocessed cases of the job's configuration lie.
 pub fn case_folder(site: &Site, dataset: &RawDataset, planned: &Planned) -> PathBuf {
-    site.preprocessed(&planned.digest, dataset).join(&planned.configuration.data_identifier)
+    site.preprocessed(&planned.digest, dataset)
+        .join(&planned.configuration.data_identifier)
 }
 
 /// The plans and the pooled documents beside the cases, as nnU-Net has them.
 fn write_documents(site: &Site, dataset: &RawDataset, planned: &Planned) -> Result<(), Failure> {
     let folder = site.preprocessed(&planned.digest, dataset);
     for (name, text) in [
-        (format!("{}.json", planned.plans.plans_name), planned.plans.to_json()),
+        (
+            format!("{}.json", planned.plans.plans_name),
+            planned.plans.to_json(),
+        ),
         ("dataset.json".to_owned(), document(&planned.dataset_json)?),
-        ("dataset_fingerprint.json".to_owned(), document(&planned.fingerprint)?),
+        (
+            "dataset_fingerprint.json".to_owned(),
+            document(&planned.fingerprint)?,
+        ),
     ] {
         let file = folder.join(name);
         write_whole(&file, text.as_bytes())

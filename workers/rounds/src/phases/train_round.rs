@@ -15,23 +15,37 @@ use schemas::{
 };
 
 use super::{
-    Watch, average::fetch_weights, failure, momentum, planned::Planned, preprocess::case_folder, training, unknown_input,
+    Watch, average::fetch_weights, failure, momentum, planned::Planned, preprocess::case_folder, training,
+    unknown_input,
 };
 use crate::site::Site;
 
 /// Runs one task.
 pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
-    let TaskInput::TrainRound { pooled, plans_digest, base, previous_update, epochs_before, total_epochs } =
-        &task.input
+    let TaskInput::TrainRound {
+        pooled,
+        plans_digest,
+        base,
+        previous_update,
+        epochs_before,
+        total_epochs,
+    } = &task.input
     else {
         return Err(unknown_input(task));
     };
-    let start = Start { pooled, plans_digest, base, previous_update: previous_update.as_deref() };
+    let start = Start {
+        pooled,
+        plans_digest,
+        base,
+        previous_update: previous_update.as_deref(),
+    };
     let mut trainer = trainer(site, task, context, &start, *total_epochs)?;
     let payload = training(task)?;
     let watch = Watch(context);
 
-    let counts = trainer.validate(task.key.round as usize, &watch).map_err(failure::of_error)?;
+    let counts = trainer
+        .validate(task.key.round as usize, &watch)
+        .map_err(failure::of_error)?;
     let validation = Validation {
         loss: counts.loss(),
         true_positives: counts.true_positives,
@@ -40,7 +54,11 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         on_training_cases: payload.fold_id == FoldId::All,
     };
     if task.key.pass > 0 {
-        return Ok(TaskOutput::Trained { update: None, epochs: Vec::new(), validation });
+        return Ok(TaskOutput::Trained {
+            update: None,
+            epochs: Vec::new(),
+            validation,
+        });
     }
 
     let clock = Instant::now();
@@ -51,11 +69,20 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
             .train_epoch(epoch as usize, &|| clock.elapsed().as_secs_f64(), &watch)
             .map_err(failure::of_error)?;
         tracing::info!(
-            job = task.key.job, site = task.key.site, round = task.key.round, epoch,
+            job = task.key.job,
+            site = task.key.site,
+            round = task.key.round,
+            epoch,
             "train_loss {:.4}, learning rate {:.6}, {} iterations in {:.1} s (load {:.1}, forward {:.1}, \
              backward {:.1}, optimise {:.1})",
-            log.loss, log.learning_rate, log.iterations, begun.elapsed().as_secs_f64(),
-            log.seconds.load, log.seconds.forward, log.seconds.backward, log.seconds.optimise,
+            log.loss,
+            log.learning_rate,
+            log.iterations,
+            begun.elapsed().as_secs_f64(),
+            log.seconds.load,
+            log.seconds.forward,
+            log.seconds.backward,
+            log.seconds.optimise,
         );
         epochs.push(EpochReport {
             epoch,
@@ -67,19 +94,28 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     }
 
     let weights = trainer.weights().map_err(failure::of_error)?;
-    weights.check_finite().map_err(|error| match failure::of_error(error) {
-        Failure { message, .. } => Failure::fatal("nan-weights", message),
-    })?;
+    weights
+        .check_finite()
+        .map_err(|error| match failure::of_error(error) {
+            Failure { message, .. } => Failure::fatal("nan-weights", message),
+        })?;
     let bytes = safetensors::to_bytes(&weights);
     let digest = safetensors::digest(&bytes);
     if digest == base.digest() {
-        return Err(Failure::fatal("unchanged-weights", "training left the weights as they were"));
+        return Err(Failure::fatal(
+            "unchanged-weights",
+            "training left the weights as they were",
+        ));
     }
     // The momentum is there before the update is: a round can never start from an update without it.
     let momentum = trainer.momentum().map_err(failure::of_error)?;
     momentum::store(site, task, &momentum, &digest, start.previous_update)?;
     let update = context.upload(bytes)?;
-    Ok(TaskOutput::Trained { update: Some(update), epochs, validation })
+    Ok(TaskOutput::Trained {
+        update: Some(update),
+        epochs,
+        validation,
+    })
 }
 
 struct Start<'a> {
@@ -106,10 +142,14 @@ fn trainer(
     let split = site.split(&dataset, payload.fold_id)?;
     let folder = case_folder(site, &dataset, &planned);
     let open = |identifiers: Vec<String>| {
-        StoredCases::open(&folder, identifiers).map(Arc::new).map_err(failure::of_error)
+        StoredCases::open(&folder, identifiers)
+            .map(Arc::new)
+            .map_err(failure::of_error)
     };
     let settings = TrainerSettings {
-        variant: TrainerVariant::by_name(&payload.trainer_name).map_err(failure::of_error)?.clone(),
+        variant: TrainerVariant::by_name(&payload.trainer_name)
+            .map_err(failure::of_error)?
+            .clone(),
         device: device_of(site, task)?,
         seed: task.job.seed,
         site: task.key.site.clone(),
@@ -122,13 +162,23 @@ fn trainer(
         plans: planned.plans,
         dataset_json: planned.dataset_json,
     };
-    Trainer::new(settings, open(split.train)?, open(split.val)?, &weights, &momentum)
-        .map_err(failure::of_error)
+    Trainer::new(
+        settings,
+        open(split.train)?,
+        open(split.val)?,
+        &weights,
+        &momentum,
+    )
+    .map_err(failure::of_error)
 }
 
 /// The device that the job gives this site.
 pub fn device_of(site: &Site, task: &Task) -> Result<schemas::job::Device, Failure> {
-    let member = task.job.members.iter().find(|member| member.site == task.key.site);
+    let member = task
+        .job
+        .members
+        .iter()
+        .find(|member| member.site == task.key.site);
     match member.and_then(|member| member.device) {
         Some(device) => Ok(device),
         None => device::best(&site.settings.devices)

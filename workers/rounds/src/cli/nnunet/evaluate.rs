@@ -42,14 +42,26 @@ impl Evaluate {
         let threads = self.threads.map_or_else(threads::default_threads, Ok)?;
         let progress = Progress::new(false, false);
         let summary = threads::with(threads, || {
-            Ok(evaluate_folder(&self.references, &self.predictions, &dataset_json, self.chill, &progress)?)
+            Ok(evaluate_folder(
+                &self.references,
+                &self.predictions,
+                &dataset_json,
+                self.chill,
+                &progress,
+            )?)
         })?;
-        let output = self.output.unwrap_or_else(|| self.predictions.join("summary.json"));
+        let output = self
+            .output
+            .unwrap_or_else(|| self.predictions.join("summary.json"));
         summary.write(&output)?;
         for (index, label) in summary.labels.iter().enumerate() {
             println!("label {label}: Dice {:.4}", summary.mean(index).dice());
         }
-        println!("{} cases, mean foreground Dice {:.4}", summary.cases.len(), summary.foreground_mean().dice());
+        println!(
+            "{} cases, mean foreground Dice {:.4}",
+            summary.cases.len(),
+            summary.foreground_mean().dice()
+        );
         println!("{}", output.display());
         Ok(())
     }

@@ -121,7 +121,11 @@ pub fn extract(
                 folders::make(&folder)?;
                 let fingerprint = fingerprint::extract(&dataset, &progress)?;
                 folders::write(&file, &python_json::to_string(&fingerprint)?)?;
-                println!("{} cases; the fingerprint is in {}", dataset.cases.len(), file.display());
+                println!(
+                    "{} cases; the fingerprint is in {}",
+                    dataset.cases.len(),
+                    file.display()
+                );
             }
             Ok(())
         })?;
@@ -136,10 +140,17 @@ fn verify(dataset: &RawDataset, observer: &dyn Observer) -> anyhow::Result<()> {
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
-        let case = problem.case.as_ref().map(|case| format!(" case {case}:")).unwrap_or_default();
+        let case = problem
+            .case
+            .as_ref()
+            .map(|case| format!(" case {case}:"))
+            .unwrap_or_default();
         eprintln!("{kind}:{case} {}", problem.message);
     }
-    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    let errors = problems
+        .iter()
+        .filter(|problem| problem.severity == Severity::Error)
+        .count();
     if errors > 0 {
         bail!("{}: {errors} errors; see above", dataset.folder.display());
     }
@@ -149,7 +160,11 @@ fn verify(dataset: &RawDataset, observer: &dyn Observer) -> anyhow::Result<()> {
 
 /// Reads a fingerprint that this command or nnU-Net wrote.
 pub fn read(file: &Path) -> anyhow::Result<schemas::nnunet::Fingerprint> {
-    let text = std::fs::read(file)
-        .with_context(|| format!("{}: `rounds nnunet extract-fingerprint` writes it", file.display()))?;
+    let text = std::fs::read(file).with_context(|| {
+        format!(
+            "{}: `rounds nnunet extract-fingerprint` writes it",
+            file.display()
+        )
+    })?;
     schemas::parse(&text).with_context(|| format!("{}", file.display()))
 }

@@ -8,7 +8,10 @@ use std::ffi::OsString;
 pub fn long_flags(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.collect();
     // Only options of the program itself may stand before the command.
-    let command = args.iter().skip(1).position(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
+    let command = args
+        .iter()
+        .skip(1)
+        .position(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
     let Some(command) = command.map(|index| index + 1) else {
         return args;
     };
@@ -43,7 +46,11 @@ mod tests {
 
     fn turned(line: &str) -> String {
         let words = long_flags(line.split(' ').map(OsString::from));
-        words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+        words
+            .iter()
+            .map(|word| word.to_str().unwrap())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -61,7 +68,10 @@ mod tests {
                 "rounds nnunet plan -d 4 -overwrite_target_spacing -1 -0.5 -overwrite_plans_name a",
                 "rounds nnunet plan -d 4 --overwrite_target_spacing -1 -0.5 --overwrite_plans_name a",
             ),
-            ("rounds nnunet evaluate a b -- -np", "rounds nnunet evaluate a b -- -np"),
+            (
+                "rounds nnunet evaluate a b -- -np",
+                "rounds nnunet evaluate a b -- -np",
+            ),
             ("rounds nnunet plan -d4", "rounds nnunet plan -d4"),
             ("rounds submit -np nnunet", "rounds submit -np nnunet"),
             ("rounds", "rounds"),

@@ -45,14 +45,22 @@ pub fn dataset_name(id_or_name: &str) -> anyhow::Result<String> {
         return Ok(id_or_name.to_owned());
     }
     let Ok(id) = id_or_name.parse::<u32>() else {
-        bail!("{id_or_name:?} is no data set: expected an id such as 4, or a name such as Dataset004_Hippocampus");
+        bail!(
+            "{id_or_name:?} is no data set: expected an id such as 4, or a name such as Dataset004_Hippocampus"
+        );
     };
     let roots: Vec<(&str, Option<PathBuf>)> = [RAW, PREPROCESSED, RESULTS]
         .map(|name| (name, std::env::var_os(name).map(PathBuf::from)))
         .into();
     let prefix = format!("Dataset{id:03}_");
     let mut found = BTreeSet::new();
-    for entry in roots.iter().flat_map(|(_, root)| root).flat_map(fs::read_dir).flatten().flatten() {
+    for entry in roots
+        .iter()
+        .flat_map(|(_, root)| root)
+        .flat_map(fs::read_dir)
+        .flatten()
+        .flatten()
+    {
         if let Ok(name) = entry.file_name().into_string()
             && name.starts_with(&prefix)
             && entry.path().is_dir()
@@ -72,7 +80,11 @@ pub fn dataset_name(id_or_name: &str) -> anyhow::Result<String> {
         0 => bail!("no data set has the id {id}: {prefix}* is not in {}", looked_in()),
         _ => {
             let found: Vec<String> = found.into_iter().collect();
-            bail!("several data sets have the id {id}: {} ({})", found.join(", "), looked_in())
+            bail!(
+                "several data sets have the id {id}: {} ({})",
+                found.join(", "),
+                looked_in()
+            )
         }
     }
 }
@@ -85,7 +97,11 @@ pub fn read_dataset_json(file: &Path) -> anyhow::Result<DatasetJson> {
 
 /// Reads a plans file.
 pub fn read_plans(file: &Path) -> anyhow::Result<Plans> {
-    ensure!(file.is_file(), "{}: missing; `rounds nnunet plan` writes it", file.display());
+    ensure!(
+        file.is_file(),
+        "{}: missing; `rounds nnunet plan` writes it",
+        file.display()
+    );
     let text = fs::read(file).with_context(|| format!("{}", file.display()))?;
     Plans::from_json(&text).with_context(|| format!("{}", file.display()))
 }

@@ -16,9 +16,9 @@ mod predict;
 mod predict_from_modelfolder;
 mod preprocess;
 mod progress;
-mod threads;
 #[cfg(all(test, feature = "torch"))]
 mod tests;
+mod threads;
 #[cfg(feature = "torch")]
 mod train;
 

@@ -65,15 +65,25 @@ impl Choices {
     fn options(&self) -> anyhow::Result<Options> {
         let Some(planner) = Planner::from_class_name(&self.planner) else {
             let names: Vec<&str> = Planner::ALL.iter().map(|planner| planner.class_name()).collect();
-            bail!("-pl {}: no such planner; there are {}", self.planner, names.join(", "));
+            bail!(
+                "-pl {}: no such planner; there are {}",
+                self.planner,
+                names.join(", ")
+            );
         };
         if self.preprocessor != PREPROCESSOR {
-            bail!("-preprocessor_name {}: only {PREPROCESSOR} is supported", self.preprocessor);
+            bail!(
+                "-preprocessor_name {}: only {PREPROCESSOR} is supported",
+                self.preprocessor
+            );
         }
         let spacing = self.target_spacing.as_ref().map(|spacing| {
-            <[f64; 3]>::try_from(&spacing[..])
-                .ok()
-                .with_context(|| format!("-overwrite_target_spacing: expected 3 numbers, found {}", spacing.len()))
+            <[f64; 3]>::try_from(&spacing[..]).ok().with_context(|| {
+                format!(
+                    "-overwrite_target_spacing: expected 3 numbers, found {}",
+                    spacing.len()
+                )
+            })
         });
         Ok(Options {
             planner,
@@ -93,8 +103,13 @@ pub fn plan(datasets: &Datasets, choices: &Choices) -> anyhow::Result<String> {
         let (raw, folder) = (raw.join(&name), preprocessed.join(&name));
         let fingerprint = extract_fingerprint::read(&folder.join(FINGERPRINT))?;
         let dataset = RawDataset::open(&raw)?;
-        let mut plans =
-            plan_experiment(&fingerprint, &dataset.dataset_json, &options, &name, dataset.reader.name())?;
+        let mut plans = plan_experiment(
+            &fingerprint,
+            &dataset.dataset_json,
+            &options,
+            &name,
+            dataset.reader.name(),
+        )?;
         show(&plans)?;
 
         let file = folder.join(format!("{}.json", plans.plans_name));
@@ -113,7 +128,10 @@ pub fn plan(datasets: &Datasets, choices: &Choices) -> anyhow::Result<String> {
 
 /// A data set may bring its own splits; earlier ones must not differ.
 fn keep_own_splits(raw: &Path, preprocessed: &Path) -> anyhow::Result<()> {
-    let (own, kept) = (raw.join("splits_final.json"), preprocessed.join("splits_final.json"));
+    let (own, kept) = (
+        raw.join("splits_final.json"),
+        preprocessed.join("splits_final.json"),
+    );
     if !own.is_file() {
         return Ok(());
     }
@@ -124,7 +142,9 @@ fn keep_own_splits(raw: &Path, preprocessed: &Path) -> anyhow::Result<()> {
     let kept_splits = splits::read(&kept)?;
     for (fold, split) in own_splits.iter().enumerate() {
         ensure!(
-            kept_splits.get(fold).is_some_and(|kept| sorted(kept) == sorted(split)),
+            kept_splits
+                .get(fold)
+                .is_some_and(|kept| sorted(kept) == sorted(split)),
             "{}: fold {fold} is not that of {}; remove the one that is wrong",
             kept.display(),
             own.display()
@@ -151,11 +171,22 @@ fn show(plans: &Plans) -> anyhow::Result<()> {
 
 /// One line on what a configuration asks for.
 pub fn describe(configuration: &Configuration) -> String {
-    let Configuration { patch_size, batch_size, spacing, median_image_size_in_voxels, .. } = configuration;
+    let Configuration {
+        patch_size,
+        batch_size,
+        spacing,
+        median_image_size_in_voxels,
+        ..
+    } = configuration;
     let stages = configuration.architecture.arch_kwargs.n_stages;
     format!(
         "patch {patch_size:?}, batch {batch_size}, spacing {spacing:?} mm, median case {median_image_size_in_voxels:?} \
          voxels, {} with {stages} stages",
-        configuration.architecture.network_class_name.rsplit('.').next().unwrap_or_default(),
+        configuration
+            .architecture
+            .network_class_name
+            .rsplit('.')
+            .next()
+            .unwrap_or_default(),
     )
 }

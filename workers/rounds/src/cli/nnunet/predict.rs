@@ -97,9 +97,10 @@ pub struct PredictFlags {
 pub fn fold(text: &str) -> Result<FoldId, String> {
     match text {
         "all" => Ok(FoldId::All),
-        number => {
-            number.parse().map(FoldId::Fold).map_err(|_| "expected \"all\" or a number from 0".to_owned())
-        }
+        number => number
+            .parse()
+            .map(FoldId::Fold)
+            .map_err(|_| "expected \"all\" or a number from 0".to_owned()),
     }
 }
 
@@ -162,7 +163,10 @@ impl PredictFlags {
                 }
             }
         }
-        println!("{written} cases predicted, {skipped} were there already; they are in {}", self.output.display());
+        println!(
+            "{written} cases predicted, {skipped} were there already; they are in {}",
+            self.output.display()
+        );
         if failed > 0 {
             bail!("{failed} of {} cases failed; see above", outcomes.len());
         }
@@ -190,8 +194,14 @@ impl PredictFlags {
             "device": self.device.as_str(),
         });
         let write = |name: &str, text: &str| folders::write(&self.output.join(name), text);
-        write("predict_from_raw_data_args.json", &python_json::to_string(&arguments)?)?;
-        write("dataset.json", &python_json::to_string(predictor.dataset_json().document())?)?;
+        write(
+            "predict_from_raw_data_args.json",
+            &python_json::to_string(&arguments)?,
+        )?;
+        write(
+            "dataset.json",
+            &python_json::to_string(predictor.dataset_json().document())?,
+        )?;
         write("plans.json", &predictor.plans().to_json())
     }
 }

@@ -66,7 +66,12 @@ impl Configurations {
 impl Preprocess {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<()> {
-        preprocess(&self.datasets, &self.plans_name, &self.configurations, &self.shown)
+        preprocess(
+            &self.datasets,
+            &self.plans_name,
+            &self.configurations,
+            &self.shown,
+        )
     }
 }
 
@@ -85,7 +90,10 @@ pub fn preprocess(
         let plans = folders::read_plans(&folder.join(format!("{plans_name}.json")))?;
         let dataset = RawDataset::open(&raw.join(&name))?;
         for &(configuration, threads) in &configurations {
-            if !plans.configuration_names().any(|planned| planned == configuration) {
+            if !plans
+                .configuration_names()
+                .any(|planned| planned == configuration)
+            {
                 println!("{configuration}: not in {plans_name}.json of {name}; left out");
                 continue;
             }
@@ -98,7 +106,15 @@ pub fn preprocess(
             forget_missing(&dataset, &folder.join(&planned.data_identifier))?;
             let all: Vec<usize> = (0..dataset.cases.len()).collect();
             let outcomes = threads::with(threads, || {
-                Ok(preprocess_dataset(&dataset, &all, &plans, configuration, &folder, threads, &progress)?)
+                Ok(preprocess_dataset(
+                    &dataset,
+                    &all,
+                    &plans,
+                    configuration,
+                    &folder,
+                    threads,
+                    &progress,
+                )?)
             })?;
             report(configuration, outcomes)?;
         }
@@ -128,9 +144,13 @@ fn forget_missing(dataset: &RawDataset, folder: &Path) -> anyhow::Result<()> {
     let known: HashSet<&str> = dataset.cases.iter().map(|case| &*case.identifier).collect();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let stale = entry.file_name().to_str().and_then(|name| name.rsplit_once('.')).is_some_and(
-            |(identifier, ending)| matches!(ending, "npz" | "pkl") && !known.contains(identifier),
-        );
+        let stale = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.rsplit_once('.'))
+            .is_some_and(|(identifier, ending)| {
+                matches!(ending, "npz" | "pkl") && !known.contains(identifier)
+            });
         if stale {
             fs::remove_file(&path).with_context(|| format!("{}", path.display()))?;
         }

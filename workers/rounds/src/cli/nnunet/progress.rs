@@ -1,21 +1,24 @@
 //! How far the work is: a bar on a terminal, now and then a line elsewhere.
 
 use std::{
+    collections::HashMap,
     io::IsTerminal,
     sync::Mutex,
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use nnunet::progress::Observer;
 
 /// The least time between two lines where there is no terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(15);
 
-/// Shows the progress of one stretch of work on standard error.
+/// Shows the progress of one stretch of work on standard error. Kinds of units may be nested, such as cases and the
+/// tiles of each.
 pub struct Progress {
     look: Look,
-    shown: Mutex<Option<Shown>>,
+    bars: MultiProgress,
+    shown: Mutex<HashMap<String, Shown>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -27,8 +30,8 @@ enum Look {
     EveryUnit,
 }
 
+/// One kind of unit.
 struct Shown {
-    what: String,
     done: usize,
     bar: ProgressBar,
     last_line: Instant,
@@ -43,44 +46,44 @@ impl Progress {
             (false, false) if std::io::stderr().is_terminal() => Look::Bar,
             (false, false) => Look::Lines,
         };
-        Self { look, shown: Mutex::new(None) }
+        Self {
+            look,
+            bars: MultiProgress::new(),
+            shown: Mutex::default(),
+        }
     }
 }
 
 impl Observer for Progress {
     fn advanced(&self, what: &str, done: usize, total: usize) {
-        if self.look == Look::Silent {
-            return;
+        match self.look {
+            Look::Silent => return,
+            Look::EveryUnit => return eprintln!("{what}: {done} of {total}"),
+            Look::Bar | Look::Lines => {}
         }
         // A thread that panicked while it showed progress is no reason to stop the work.
-        let mut shown = self.shown.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if shown.as_ref().is_none_or(|shown| shown.what != what || done < shown.done && done <= 1) {
-            *shown = Some(Shown {
-                what: what.to_owned(),
-                done: 0,
-                bar: if self.look == Look::Bar { bar(what, total) } else { ProgressBar::hidden() },
-                last_line: Instant::now(),
-            });
-        }
-        let Some(shown) = shown.as_mut() else {
-            return;
-        };
+        let mut all = self.shown.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let shown = all.entry(what.to_owned()).or_insert_with(|| Shown {
+            done: 0,
+            bar: if self.look == Look::Bar {
+                self.bars.add(bar(what, total))
+            } else {
+                ProgressBar::hidden()
+            },
+            last_line: Instant::now(),
+        });
         // Threads may report out of order.
         shown.done = shown.done.max(done);
-        match self.look {
-            Look::Silent => {}
-            Look::Bar => {
-                shown.bar.set_position(shown.done as u64);
-                if shown.done >= total {
-                    shown.bar.finish_and_clear();
-                }
-            }
-            Look::EveryUnit => eprintln!("{what}: {done} of {total}"),
-            Look::Lines if shown.last_line.elapsed() >= BETWEEN_LINES => {
-                shown.last_line = Instant::now();
-                eprintln!("{what}: {} of {total}", shown.done);
-            }
-            Look::Lines => {}
+        if self.look == Look::Bar {
+            shown.bar.set_position(shown.done as u64);
+        } else if shown.last_line.elapsed() >= BETWEEN_LINES {
+            shown.last_line = Instant::now();
+            eprintln!("{what}: {} of {total}", shown.done);
+        }
+        if shown.done >= total {
+            shown.bar.finish_and_clear();
+            self.bars.remove(&shown.bar);
+            all.remove(what);
         }
     }
 }
@@ -88,5 +91,7 @@ impl Observer for Progress {
 fn bar(what: &str, total: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} [{elapsed}<{eta}]")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total as u64).with_style(style).with_message(what.to_owned())
+    ProgressBar::new(total as u64)
+        .with_style(style)
+        .with_message(what.to_owned())
 }

@@ -109,7 +109,11 @@ evaluate
 ";
 
 /// What Rounds adds, as the help says.
-const OWN: [&str; 3] = ["iterations-per-epoch 250", "val-iterations-per-epoch 50", "seed 0"];
+const OWN: [&str; 3] = [
+    "iterations-per-epoch 250",
+    "val-iterations-per-epoch 50",
+    "seed 0",
+];
 
 #[derive(Parser)]
 struct Program {
@@ -124,8 +128,16 @@ fn describe(arg: &Arg) -> String {
         (None, None) => arg.get_id().to_string(),
     };
     let many = arg.get_num_args().is_some_and(|n| n.max_values() > 1);
-    let defaults: Vec<&str> = arg.get_default_values().iter().filter_map(|v| v.to_str()).collect();
-    let values = match (matches!(arg.get_action(), ArgAction::SetTrue), many, &defaults[..]) {
+    let defaults: Vec<&str> = arg
+        .get_default_values()
+        .iter()
+        .filter_map(|v| v.to_str())
+        .collect();
+    let values = match (
+        matches!(arg.get_action(), ArgAction::SetTrue),
+        many,
+        &defaults[..],
+    ) {
         (true, ..) => " flag".to_owned(),
         (_, many, []) => format!(" {} -", if many { "many" } else { "one" }),
         (_, many, defaults) => format!(" {} {}", if many { "many" } else { "one" }, defaults.join(" ")),
@@ -139,7 +151,12 @@ fn flags_and_defaults_are_pythons() {
     let mut program = Program::command();
     program.build();
     let mut seen = 0;
-    for block in PYTHON.trim().split("\n").collect::<Vec<_>>().chunk_by(|_, next| next.starts_with(' ')) {
+    for block in PYTHON
+        .trim()
+        .split("\n")
+        .collect::<Vec<_>>()
+        .chunk_by(|_, next| next.starts_with(' '))
+    {
         let command = program.find_subcommand(block[0]).unwrap();
         let ours: Vec<String> = command
             .get_arguments()
@@ -152,9 +169,17 @@ fn flags_and_defaults_are_pythons() {
             // clap knows long flags without dashes, and the number of threads is found when it is run.
             let is_short = line[1..].starts_with(|c: char| c.is_ascii_alphabetic())
                 && !line[2..].starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-            let name = if is_short { line } else { line.trim_start_matches('-') };
+            let name = if is_short {
+                line
+            } else {
+                line.trim_start_matches('-')
+            };
             let expected = name.replace("threads", "-");
-            assert!(ours.contains(&expected), "{}: no {expected:?} in {ours:#?}", block[0]);
+            assert!(
+                ours.contains(&expected),
+                "{}: no {expected:?} in {ours:#?}",
+                block[0]
+            );
         }
         assert_eq!(ours.len(), block.len() - 1, "{}: {ours:#?}", block[0]);
         seen += 1;
@@ -194,7 +219,10 @@ fn wrong_values_are_refused_by_name() {
         ("rounds nnunet train 4 3d_fullres five", "five"),
         ("rounds nnunet train 4 3d_fullres -1", "-1"),
         ("rounds nnunet train 4 3d_fullres 0 -device tpu", "tpu"),
-        ("rounds nnunet train 4 3d_fullres 0 --iterations-per-epoch 0", "iterations-per-epoch"),
+        (
+            "rounds nnunet train 4 3d_fullres 0 --iterations-per-epoch 0",
+            "iterations-per-epoch",
+        ),
         ("rounds nnunet predict -i in -o out -d 4", "-c"),
         ("rounds nnunet evaluate gt pred -pfile plans.json", "djfile"),
         ("rounds nnunet plan -d 4 -no_such_flag 1", "no_such_flag"),

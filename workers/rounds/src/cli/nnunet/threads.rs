@@ -37,5 +37,7 @@ fn from_environment(name: &str) -> anyhow::Result<Option<usize>> {
         return Ok(None);
     };
     let threads = value.to_str().and_then(|text| text.trim().parse().ok());
-    threads.map(Some).with_context(|| format!("the environment variable {name} is {value:?}: expected a number"))
+    threads
+        .map(Some)
+        .with_context(|| format!("the environment variable {name} is {value:?}: expected a number"))
 }

@@ -51,7 +51,14 @@ impl State {
 
     /// A training that goes on where `file` was written.
     pub fn of_checkpoint(checkpoint: Checkpoint, file: &Path) -> anyhow::Result<Self> {
-        let Checkpoint { weights, momentum, mut logging, best_ema, current_epoch, .. } = checkpoint;
+        let Checkpoint {
+            weights,
+            momentum,
+            mut logging,
+            best_ema,
+            current_epoch,
+            ..
+        } = checkpoint;
         ensure!(
             logging.epochs() >= current_epoch,
             "{}: current_epoch is {current_epoch}, but the curves cover {} epochs",
@@ -59,8 +66,17 @@ impl State {
             logging.epochs()
         );
         logging.truncate(current_epoch);
-        let momentum = MomentumState { buffers: momentum, ..MomentumState::default() };
-        Ok(Self { epoch: current_epoch, weights, momentum, logging, best_ema })
+        let momentum = MomentumState {
+            buffers: momentum,
+            ..MomentumState::default()
+        };
+        Ok(Self {
+            epoch: current_epoch,
+            weights,
+            momentum,
+            logging,
+            best_ema,
+        })
     }
 }
 
@@ -69,9 +85,12 @@ pub fn train(experiment: &mut Experiment, mut state: State) -> anyhow::Result<St
     let total = experiment.variant.epochs;
     experiment.describe()?;
     if state.epoch >= total {
-        experiment.log.line(format!("All {total} epochs are done already."))?;
+        experiment
+            .log
+            .line(format!("All {total} epochs are done already."))?;
         return Ok(state.weights);
     }
+    experiment.write_documents()?;
     let mut trainer = trainer(experiment, &state)?;
     let progress = Progress::new(false, false);
     let clock = Instant::now();
@@ -80,8 +99,12 @@ pub fn train(experiment: &mut Experiment, mut state: State) -> anyhow::Result<St
         experiment.log.line("")?;
         experiment.log.line(format!("Epoch {epoch}"))?;
         let variant = &experiment.variant;
-        let lr = variant.schedule.learning_rate(variant.initial_learning_rate, epoch, total);
-        experiment.log.line(format!("Current learning rate: {}", rounded(lr, 5)))?;
+        let lr = variant
+            .schedule
+            .learning_rate(variant.initial_learning_rate, epoch, total);
+        experiment
+            .log
+            .line(format!("Current learning rate: {}", rounded(lr, 5)))?;
         let trained = trainer.train_epoch(epoch, &|| clock.elapsed().as_secs_f64(), &progress)?;
         let counts = trainer.validate(epoch, &progress)?;
         let end = unix_seconds();
@@ -110,7 +133,10 @@ pub fn train(experiment: &mut Experiment, mut state: State) -> anyhow::Result<St
             seconds.optimise
         ))?;
         if trained.skipped_steps > 0 {
-            log.line(format!("{} steps left out: gradients overflowed", trained.skipped_steps))?;
+            log.line(format!(
+                "{} steps left out: gradients overflowed",
+                trained.skipped_steps
+            ))?;
         }
 
         state.epoch = epoch + 1;
@@ -119,7 +145,9 @@ pub fn train(experiment: &mut Experiment, mut state: State) -> anyhow::Result<St
         }
         if state.best_ema.is_none_or(|best| ema > best) {
             state.best_ema = Some(ema);
-            experiment.log.line(format!("Yayy! New best EMA pseudo Dice: {}", rounded(ema, 4)))?;
+            experiment
+                .log
+                .line(format!("Yayy! New best EMA pseudo Dice: {}", rounded(ema, 4)))?;
             save(experiment, &mut state, &trainer, CHECKPOINT_BEST)?;
         }
         experiment.results.write_progress(&state.logging, true)?;
@@ -148,15 +176,24 @@ fn trainer(experiment: &Experiment, state: &State) -> anyhow::Result<Trainer> {
         threads: experiment.threads,
         loader_threads: experiment.loader_threads,
     };
-    let open = |identifiers: &[String]| StoredCases::open(&experiment.cases, identifiers.to_vec()).map(Arc::new);
+    let open =
+        |identifiers: &[String]| StoredCases::open(&experiment.cases, identifiers.to_vec()).map(Arc::new);
     let (train, val) = (open(&experiment.split.train)?, open(&experiment.split.val)?);
-    Ok(Trainer::new(settings, train, val, &state.weights, &state.momentum)?)
+    Ok(Trainer::new(
+        settings,
+        train,
+        val,
+        &state.weights,
+        &state.momentum,
+    )?)
 }
 
 /// Writes a checkpoint of the state, with the weights and the momentum that the trainer has now.
 fn save(experiment: &mut Experiment, state: &mut State, trainer: &Trainer, name: &str) -> anyhow::Result<()> {
     if !experiment.checkpoints {
-        return experiment.log.line("No checkpoint written, checkpointing is disabled");
+        return experiment
+            .log
+            .line("No checkpoint written, checkpointing is disabled");
     }
     let checkpoint = Checkpoint {
         weights: trainer.weights()?,
@@ -178,7 +215,9 @@ fn save(experiment: &mut Experiment, state: &mut State, trainer: &Trainer, name:
         trainer_name: experiment.variant.name.to_owned(),
         mirror_axes: experiment.variant.mirroring.axes(experiment.layout.dimensions()),
     };
-    experiment.results.write_checkpoint(name, &checkpoint, &experiment.layout)?;
+    experiment
+        .results
+        .write_checkpoint(name, &checkpoint, &experiment.layout)?;
     Ok(())
 }
 
@@ -186,5 +225,9 @@ fn save(experiment: &mut Experiment, state: &mut State, trainer: &Trainer, name:
 fn rounded(value: f64, digits: i32) -> String {
     let scale = 10f64.powi(digits);
     let rounded = (value * scale).round_ties_even() / scale;
-    if rounded.is_nan() { "nan".into() } else { python_json::repr(rounded) }
+    if rounded.is_nan() {
+        "nan".into()
+    } else {
+        python_json::repr(rounded)
+    }
 }

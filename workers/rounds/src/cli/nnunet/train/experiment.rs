@@ -41,6 +41,8 @@ pub struct Experiment {
     pub layout: Layout,
     /// The folder of the preprocessed cases.
     pub cases: PathBuf,
+    /// The data set's fingerprint.
+    pub fingerprint: PathBuf,
     /// The folder of the reference segmentations.
     pub references: PathBuf,
     /// Where the results go.
@@ -66,7 +68,7 @@ pub struct Experiment {
 }
 
 impl Experiment {
-    /// Reads the documents, makes the splits where they are missing, makes the results folder and its documents.
+    /// Reads the documents, makes the splits where they are missing, makes the results folder and its log.
     pub fn open(command: &Train) -> anyhow::Result<Self> {
         let variant = *TrainerVariant::by_name(&command.trainer)?;
         let name = folders::dataset_name(&command.dataset)?;
@@ -76,7 +78,11 @@ impl Experiment {
         let dataset_json = folders::read_dataset_json(&preprocessed.join("dataset.json"))?;
         let configuration = plans.configuration(&command.configuration).with_context(|| {
             let names: Vec<&str> = plans.configuration_names().collect();
-            format!("{}.json of {name} has the configurations {}", command.plans, names.join(", "))
+            format!(
+                "{}.json of {name} has the configurations {}",
+                command.plans,
+                names.join(", ")
+            )
         })?;
         ensure!(
             configuration.previous_stage.is_none(),
@@ -88,10 +94,7 @@ impl Experiment {
         let cases = preprocessed.join(&configuration.data_identifier);
         let identifiers = identifiers(&cases)?;
 
-        // Everything that can be wrong with the request is known before the first file is written.
-        let fingerprint = preprocessed.join(FINGERPRINT);
-        let fingerprint =
-            fs::read_to_string(&fingerprint).with_context(|| format!("{}", fingerprint.display()))?;
+        // What can be wrong with the request is known before the first file is written.
         let results = ResultsFolder::create(
             &results,
             &plans.dataset_name,
@@ -102,10 +105,8 @@ impl Experiment {
         )?;
         let mut log = TrainingLog::create(&results.fold)?;
         let split = split(&preprocessed, &identifiers, command.fold, &mut log)?;
-        let documents = python_json::to_string(dataset_json.document())?;
-        results.write_documents(&plans.to_json(), &documents, &fingerprint)?;
         let cores = threads::cores();
-        let experiment = Self {
+        Ok(Self {
             configuration_name: command.configuration.clone(),
             configuration,
             dataset_json,
@@ -126,17 +127,29 @@ impl Experiment {
             loader_threads: threads::loader_threads()?,
             checkpoints: !command.disable_checkpointing,
             probabilities: command.npz,
+            fingerprint: preprocessed.join(FINGERPRINT),
             plans,
-        };
-        experiment.write_debug()?;
-        Ok(experiment)
+        })
+    }
+
+    /// Writes the model's documents and debug.json.
+    pub fn write_documents(&self) -> anyhow::Result<()> {
+        let fingerprint = fs::read_to_string(&self.fingerprint)
+            .with_context(|| format!("{}", self.fingerprint.display()))?;
+        let dataset_json = python_json::to_string(self.dataset_json.document())?;
+        self.results
+            .write_documents(&self.plans.to_json(), &dataset_json, &fingerprint)?;
+        self.write_debug()
     }
 
     /// Says what is trained, and how.
     pub fn describe(&mut self) -> anyhow::Result<()> {
         let configuration = describe(&self.configuration);
         self.log.line(format!("Using device: {}", self.device.as_str()))?;
-        self.log.line(format!("Configuration {}: {configuration}", self.configuration_name))?;
+        self.log.line(format!(
+            "Configuration {}: {configuration}",
+            self.configuration_name
+        ))?;
         self.log.line(format!(
             "{}: {} epochs of {} training and {} validation iterations, initial learning rate {}, seed {}, \
              {} threads, {} loader threads",
@@ -184,10 +197,18 @@ impl Experiment {
 
 /// The preprocessed cases of a configuration, sorted.
 fn identifiers(folder: &Path) -> anyhow::Result<Vec<String>> {
-    ensure!(folder.is_dir(), "{}: missing; `rounds nnunet preprocess` makes it", folder.display());
+    ensure!(
+        folder.is_dir(),
+        "{}: missing; `rounds nnunet preprocess` makes it",
+        folder.display()
+    );
     let (mut identifiers, mut pythons) = (Vec::new(), false);
     for entry in fs::read_dir(folder).with_context(|| format!("{}", folder.display()))? {
-        let Ok(name) = entry.with_context(|| format!("{}", folder.display()))?.file_name().into_string() else {
+        let Ok(name) = entry
+            .with_context(|| format!("{}", folder.display()))?
+            .file_name()
+            .into_string()
+        else {
             continue;
         };
         if let Some(identifier) = name.strip_suffix(".npz") {
@@ -195,7 +216,11 @@ fn identifiers(folder: &Path) -> anyhow::Result<Vec<String>> {
         }
         pythons |= name.ends_with(".b2nd");
     }
-    let hint = if pythons { "they are Python nnU-Net's .b2nd files: " } else { "" };
+    let hint = if pythons {
+        "they are Python nnU-Net's .b2nd files: "
+    } else {
+        ""
+    };
     ensure!(
         !identifiers.is_empty(),
         "{}: no preprocessed cases (.npz); {hint}run `rounds nnunet preprocess`",
@@ -206,17 +231,28 @@ fn identifiers(folder: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// nnU-Net's do_split: the splits are made once, then kept.
-fn split(preprocessed: &Path, identifiers: &[String], fold: FoldId, log: &mut TrainingLog) -> anyhow::Result<Split> {
+fn split(
+    preprocessed: &Path,
+    identifiers: &[String],
+    fold: FoldId,
+    log: &mut TrainingLog,
+) -> anyhow::Result<Split> {
     let number = match fold {
         FoldId::All => {
-            log.line(format!("Fold all: all {} cases train and validate", identifiers.len()))?;
+            log.line(format!(
+                "Fold all: all {} cases train and validate",
+                identifiers.len()
+            ))?;
             return Ok(splits::select(identifiers, &[], Fold::All)?);
         }
         FoldId::Fold(number) => number,
     };
     let file = preprocessed.join("splits_final.json");
     let splits = if file.is_file() {
-        log.line(format!("Using splits from existing split file: {}", file.display()))?;
+        log.line(format!(
+            "Using splits from existing split file: {}",
+            file.display()
+        ))?;
         splits::read(&file)?
     } else {
         log.line("Creating new 5-fold cross-validation split...")?;

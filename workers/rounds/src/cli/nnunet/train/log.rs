@@ -18,7 +18,15 @@ pub struct TrainingLog {
 impl TrainingLog {
     /// Starts a log in a fold's folder, named after the time.
     pub fn create(fold: &Path) -> anyhow::Result<Self> {
-        let Local { year, month, day, hour, minute, second, .. } = now();
+        let Local {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+            ..
+        } = now();
         // The name is nnU-Net's, which pads only the time.
         let name = format!("training_log_{year}_{month}_{day}_{hour:02}_{minute:02}_{second:02}.txt");
         let path = fold.join(name);
@@ -27,12 +35,23 @@ impl TrainingLog {
             .append(true)
             .open(&path)
             .with_context(|| format!("{}", path.display()))?;
-        Ok(Self { file, path: path.display().to_string() })
+        Ok(Self {
+            file,
+            path: path.display().to_string(),
+        })
     }
 
     /// Writes a line with the time in front.
     pub fn line(&mut self, text: impl std::fmt::Display) -> anyhow::Result<()> {
-        let Local { year, month, day, hour, minute, second, microsecond } = now();
+        let Local {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+            microsecond,
+        } = now();
         self.plain(format!(
             "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{microsecond:06}: {text}"
         ))
@@ -47,7 +66,9 @@ impl TrainingLog {
 
 /// Seconds since 1970.
 pub fn unix_seconds() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |elapsed| elapsed.as_secs_f64())
 }
 
 struct Local {

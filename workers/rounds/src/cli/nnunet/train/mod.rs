@@ -83,7 +83,11 @@ impl Train {
 
         let mut weights = if self.only_validate {
             let last = experiment.results.fold.join(CHECKPOINT_FINAL);
-            ensure!(last.is_file(), "--val: {}: missing; the training is not finished", last.display());
+            ensure!(
+                last.is_file(),
+                "--val: {}: missing; the training is not finished",
+                last.display()
+            );
             read_weights(&last, &experiment)?
         } else {
             let state = self.start(&mut experiment)?;
@@ -96,7 +100,11 @@ impl Train {
     }
 
     fn refuse(&self) -> anyhow::Result<()> {
-        ensure!(self.num_gpus == 1, "-num_gpus {}: only 1 is supported", self.num_gpus);
+        ensure!(
+            self.num_gpus == 1,
+            "-num_gpus {}: only 1 is supported",
+            self.num_gpus
+        );
         ensure!(
             !(self.continue_training && self.only_validate),
             "--c and --val cannot be set together"
@@ -124,16 +132,25 @@ impl Train {
                 .into_iter()
                 .find(|file| file.is_file());
             if let Some(file) = file {
-                let state = State::of_checkpoint(PthFile::open(&file)?.checkpoint(&experiment.layout)?, &file)?;
-                experiment.log.line(format!("Continuing from {} at epoch {}", file.display(), state.epoch))?;
+                let state =
+                    State::of_checkpoint(PthFile::open(&file)?.checkpoint(&experiment.layout)?, &file)?;
+                experiment.log.line(format!(
+                    "Continuing from {} at epoch {}",
+                    file.display(),
+                    state.epoch
+                ))?;
                 return Ok(state);
             }
-            experiment.log.line("WARNING: there is no checkpoint to continue from. Starting a new training...")?;
+            experiment
+                .log
+                .line("WARNING: there is no checkpoint to continue from. Starting a new training...")?;
         }
         let mut weights = initial_weights(&experiment.layout, self.seed)?;
         if let Some(file) = &self.pretrained_weights {
             weights = PthFile::open(file)?.pretrained(&weights)?;
-            experiment.log.line(format!("Starting from the weights of {}", file.display()))?;
+            experiment
+                .log
+                .line(format!("Starting from the weights of {}", file.display()))?;
         }
         Ok(State::new(weights))
     }

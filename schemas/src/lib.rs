@@ -58,7 +58,9 @@ pub fn parse_value<T: serde::de::DeserializeOwned>(
 }
 
 fn at_path(prefix: Option<&str>, error: serde_path_to_error::Error<serde_json::Error>) -> Invalid {
-    let inner = error.path().to_string();
+    // A document that breaks off before any field has no path.
+    let inner = Some(error.path().to_string()).filter(|path| path != "?");
+    let inner = inner.unwrap_or_else(|| ".".to_owned());
     let mut reason = error.into_inner().to_string();
     let mut fields = vec![prefix.unwrap_or_default(), &inner];
     // A missing field is reported at the object that lacks it: name the field itself.

@@ -55,8 +55,6 @@ pub struct Metrics {
     pub site_val_loss: GaugeVec,
     /// Pooled pseudo Dice of the last scored average, by job and class; class `mean` is their mean.
     pub global_pseudo_dice: GaugeVec,
-    /// Unix time of a site's last sign of life.
-    pub site_last_seen: GaugeVec,
     /// 1 while connected to NATS.
     pub nats_connected: IntGauge,
     /// Connections made again after a loss.
@@ -147,11 +145,6 @@ impl Metrics {
                 "rounds_global_pseudo_dice",
                 "Pseudo Dice of the last scored average, pooled over sites.",
                 &["job", "class"],
-            ),
-            site_last_seen: values(
-                "rounds_site_last_seen_timestamp_seconds",
-                "Unix time of a site's last sign of life.",
-                &["site"],
             ),
             nats_connected: register(
                 &registry,

@@ -12,6 +12,7 @@ mod differ;
 mod history;
 mod infer;
 mod inventory;
+mod memory;
 mod next;
 mod plan_verify;
 mod preprocess;

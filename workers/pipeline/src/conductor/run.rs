@@ -1,12 +1,7 @@
 //! Streams in, actions out.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures::{StreamExt, stream};
 use schemas::{
     Invalid,
@@ -19,8 +14,8 @@ use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    memory::Memory,
     next::{Action, is_settled, next},
-    record::Record,
     report::report,
     submit::Known,
 };
@@ -50,23 +45,6 @@ pub struct Conductor {
     pub(super) version: String,
     pub(super) check: Check,
     pub(super) metrics: Metrics,
-}
-
-/// What a conductor keeps in memory; all of it comes from the streams.
-#[derive(Default)]
-struct Memory {
-    /// Jobs that something can still happen to.
-    records: BTreeMap<String, Record>,
-    /// All jobs ever accepted.
-    known: BTreeMap<String, Known>,
-    /// Submits without a verdict, by stream sequence.
-    submits: BTreeMap<u64, Bytes>,
-    /// Jobs that nothing can happen to any more.
-    settled: HashSet<String>,
-    /// Jobs whose record has changed.
-    changed: BTreeSet<String>,
-    /// What was done for a job, so that it is not done at every change.
-    done: HashMap<String, HashSet<String>>,
 }
 
 impl Conductor {
@@ -283,78 +261,6 @@ impl Conductor {
         {
             tracing::error!("job {job}: {error}");
         }
-    }
-}
-
-impl Memory {
-    fn event(&mut self, message: &Tailed) {
-        if message.subject == subjects::SUBMIT {
-            self.submits.insert(message.sequence, message.payload.clone());
-            return;
-        }
-        if let Some(submit) = subjects::submit_of(&message.subject) {
-            self.submits.remove(&submit);
-        }
-        let event = match schemas::parse::<Event>(&message.payload) {
-            Ok(event) if subjects::job_of(&message.subject) == Some(event.job()) => event,
-            Ok(_) => return tracing::error!("{}: names another job", message.subject),
-            Err(error) => return tracing::error!("{}: {error}", message.subject),
-        };
-        match event {
-            Event::Accepted(_) | Event::Rejected(_) => self.verdict(event),
-            event => self.happened(event),
-        }
-    }
-
-    fn verdict(&mut self, event: Event) {
-        if let Event::Accepted(accepted) = &event
-            && !self.known.contains_key(&accepted.job)
-        {
-            let known = Known {
-                accepted: (**accepted).clone(),
-                ended: false,
-                results: None,
-            };
-            self.known.insert(accepted.job.clone(), known);
-            self.happened(event);
-        }
-    }
-
-    fn happened(&mut self, event: Event) {
-        let job = event.job().to_owned();
-        if event.is_end()
-            && let Some(known) = self.known.get_mut(&job)
-            && !known.ended
-        {
-            known.ended = true;
-            if let Event::Finished(finished) = &event {
-                known.results.clone_from(&finished.results);
-            }
-        }
-        if !self.settled.contains(&job) {
-            self.records.entry(job.clone()).or_default().event(event);
-            self.changed.insert(job);
-        }
-    }
-
-    fn result(&mut self, message: &Tailed) {
-        let Some(key) = subjects::key_of(&message.subject) else {
-            return tracing::error!("{}: not a result's subject", message.subject);
-        };
-        if !self.settled.contains(&key.job) {
-            let job = key.job.clone();
-            self.records
-                .entry(job.clone())
-                .or_default()
-                .result_message(key, message);
-            self.changed.insert(job);
-        }
-    }
-
-    fn settle(&mut self, job: String) {
-        self.records.remove(&job);
-        self.done.remove(&job);
-        self.settled.insert(job);
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod context;
 mod deliveries;
+mod queue;
 mod run;
 
 use std::path::PathBuf;

@@ -9,8 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::jetstream::{AckKind, Message, consumer::PullConsumer, stream::DirectGetErrorKind};
-use futures::StreamExt;
+use async_nats::jetstream::{AckKind, Message};
 use schemas::{
     names,
     site::Announce,
@@ -19,16 +18,16 @@ use schemas::{
 use tokio::{sync::oneshot, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Described, Phase, TaskContext, Worker, deliveries::Deliveries, stopped};
-use crate::{Error, clock, connection::Connection, publish, streams, subjects};
+use super::{
+    Described, Phase, TaskContext, Worker,
+    deliveries::Deliveries,
+    queue::{acknowledge, answered, next, task_of, wait_answered},
+    stopped,
+};
+use crate::{Error, clock, connection::Connection, publish, subjects};
 
 /// The handler's stack: as a program's main thread has, not the 2 MiB of other threads.
 const STACK_BYTES: usize = 16 << 20;
-/// How long a pull waits for a task before it is sent again.
-const PULL_EXPIRES: Duration = Duration::from_secs(30);
-/// The server's heartbeat on an idle pull; a lost server shows within two of them.
-const PULL_HEARTBEAT: Duration = Duration::from_secs(2);
-
 /// Tells the federation of a site: its data sets, devices and version. The last word stands.
 pub async fn announce(connection: &Connection, announce: &Announce) -> Result<(), Error> {
     names::check_site("site", &announce.site)?;
@@ -323,74 +322,6 @@ impl<P: Phase> Worker<P> {
             .tasks
             .with_label_values(&[P::NAME.as_str(), outcome])
             .inc();
-    }
-}
-
-/// One task, from a pull stream that is dropped at once.
-async fn next(
-    connection: &Connection,
-    site: &str,
-    phase: names::Phase,
-    pace: streams::Pace,
-    consumer: &mut Option<PullConsumer>,
-) -> Result<Option<Message>, Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::request(format!("pull {phase} of {site}"), error);
-    let consumer = match consumer {
-        Some(consumer) => consumer,
-        None => consumer.insert(streams::consumer(connection, site, phase, pace).await?),
-    };
-    let mut messages = consumer
-        .stream()
-        .max_messages_per_batch(1)
-        .expires(PULL_EXPIRES)
-        .heartbeat(PULL_HEARTBEAT)
-        .messages()
-        .await
-        .map_err(|error| failed(&error))?;
-    match messages.next().await {
-        None => Ok(None),
-        Some(Ok(message)) => Ok(Some(message)),
-        Some(Err(error)) => Err(failed(&error)),
-    }
-}
-
-/// Whether a task's result subject holds a message. None when the worker is to end before the server answers.
-async fn wait_answered(connection: &Connection, key: &TaskKey, stop: &CancellationToken) -> Option<bool> {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            answer = answered(connection, key) => match answer {
-                Ok(answer) => return Some(answer),
-                Err(error) => tracing::debug!("{error}; trying again"),
-            }
-        }
-        sleep(Duration::from_millis(200)).await;
-    }
-}
-
-/// Whether a task's result subject holds a message: a result, or the task's closing.
-async fn answered(connection: &Connection, key: &TaskKey) -> Result<bool, Error> {
-    let subject = subjects::result(key);
-    let stream = connection.stream(streams::RESULTS).await?;
-    match stream.direct_get_last_for_subject(&subject).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(false),
-        Err(error) => Err(Error::request(format!("look at {subject}"), error)),
-    }
-}
-
-fn task_of(key: &TaskKey, payload: &[u8]) -> Result<Task, Error> {
-    let task: Task = schemas::parse(payload)?;
-    if task.key != *key {
-        return Err(schemas::Invalid::new("key", "differs from the subject").into());
-    }
-    Ok(task)
-}
-
-async fn acknowledge(message: &Message, kind: AckKind) {
-    if let Err(error) = message.ack_with(kind).await {
-        // The task comes again, and its result is found there.
-        tracing::debug!("acknowledge: {error}");
     }
 }
 

@@ -1,0 +1,10 @@
+//! The pipeline against a model of JetStream, and against a real nats-server.
+
+mod artifacts;
+mod canned;
+mod jobs;
+mod model;
+mod server;
+mod streams;
+mod transitions;
+mod trouble;

@@ -1,0 +1,248 @@
+//! What follows from a job's record, step by step.
+
+use pipeline::conductor::{Step, WINDOW, next};
+use schemas::{
+    event::{Accepted, Event},
+    names::Phase,
+    task::{Failure, Outcome, Task, TaskInput, TaskOutput, TaskResult, Weights},
+};
+
+use crate::{
+    canned,
+    model::{View, World, jobs, undisturbed},
+};
+
+#[test]
+fn a_training_job_goes_through_its_steps() {
+    let world = undisturbed(&jobs()[0]);
+    let steps: Vec<String> = world
+        .releases()
+        .iter()
+        .map(|event| match event {
+            Event::Released(release) => Step::of(release).to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = "fingerprint.0.0 aggregate.0.0 fingerprint.0.1 aggregate.0.1 fingerprint.0.2 aggregate.0.2 \
+        plan-verify.0.0 preprocess.0.0 train-round.0.0 average.0.0 train-round.1.0 average.1.0 train-round.2.0 \
+        average.2.0 train-round.3.0 average.3.0 train-round.4.0 average.4.0 train-round.5.0 average.5.0 \
+        train-round.5.1 average.5.1";
+    assert_eq!(steps.join(" "), expected);
+    let Some(Event::Finished(finished)) = world.end() else {
+        panic!("{:?}", world.end());
+    };
+    let history = &finished.history;
+    assert_eq!(history.scores.len(), 7);
+    assert_eq!(
+        history.epochs.iter().map(|epoch| epoch.epoch).collect::<Vec<_>>(),
+        (0..12).collect::<Vec<_>>()
+    );
+    // -(21 * 21 + 5 * 5 + 2 * 2) / 28 in round 0.
+    assert!((history.epochs[0].train_loss + 470.0 / 28.0).abs() < 1e-12);
+    let dice = history.scores[2].dice.clone();
+    assert_eq!(dice, [Some(54.0 / 69.0), None], "counts are pooled over sites");
+    assert_eq!(
+        history.scores[0].ema_dice, None,
+        "the initial weights are no candidate"
+    );
+    let last = world.releases().pop();
+    let Some(Event::Released(last)) = last else {
+        panic!();
+    };
+    let TaskInput::Results { last, best, .. } = &last.work[0].input else {
+        panic!();
+    };
+    // Rounds score 1, 3, 9, 4, 2, 1, 3 true positives. Each scores the average before it.
+    let emas: Vec<f64> = history.scores.iter().filter_map(|score| score.ema_dice).collect();
+    let index = (0..emas.len())
+        .reduce(|a, b| if emas[b] > emas[a] { b } else { a })
+        .unwrap();
+    assert_eq!(best.digest(), history.scores[index + 1].weights);
+    assert_ne!(best.digest(), last.digest());
+}
+
+#[test]
+fn the_window_bounds_open_tasks() {
+    let accepted = &jobs()[0];
+    let mut world = World::of(accepted.clone());
+    let mut view = View::default();
+    for _ in 0..1_000 {
+        view.read_all(&world);
+        for action in next(&view.record) {
+            world.perform(action);
+        }
+        let open = world.open();
+        for site in ["a", "b", "c"] {
+            assert!(open.iter().filter(|key| key.site == site).count() <= WINDOW);
+        }
+        match open.first() {
+            Some(key) => world.work(key, None),
+            None if world.end().is_some() => return,
+            None => {}
+        }
+    }
+    panic!("the job does not end");
+}
+
+fn after_one_step(accepted: &Accepted, phase: Phase, change: impl Fn(&Task, &mut TaskOutput)) -> Event {
+    let mut world = World::of(accepted.clone());
+    let mut view = View::default();
+    for _ in 0..1_000 {
+        view.read_all(&world);
+        for action in next(&view.record) {
+            world.perform(action);
+        }
+        if let Some(end) = world.end() {
+            return end.clone();
+        }
+        for key in world.open() {
+            world.work(&key, None);
+            let task = world.tasks[&key].clone();
+            if let Some(TaskResult {
+                outcome: Outcome::Done { output },
+                ..
+            }) = world.results.last_mut()
+                && key.phase == phase
+            {
+                change(&task, output);
+            }
+        }
+    }
+    panic!("the job does not end");
+}
+
+#[test]
+fn plans_that_differ_are_named() {
+    let end = after_one_step(&jobs()[0], Phase::PlanVerify, |task, output| {
+        if let (
+            TaskOutput::Plans {
+                plans, plans_digest, ..
+            },
+            "b",
+        ) = (output, &*task.key.site)
+        {
+            plans["configurations"]["3d_fullres"]["batch_size"] = 3.into();
+            *plans_digest = schemas::sha256(b"other");
+        }
+    });
+    let Event::Failed(failed) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!(failed.failure.code, "plan-differs");
+    assert_eq!(
+        failed.failure.message,
+        "plans.configurations.3d_fullres.batch_size is 2 at site a and 3 at site b"
+    );
+}
+
+#[test]
+fn models_that_differ_and_artifacts_of_others_are_refused() {
+    let end = after_one_step(&jobs()[2], Phase::Infer, |task, output| {
+        if let (TaskOutput::Model { digest, .. }, "c") = (output, &*task.key.site) {
+            *digest = schemas::sha256(b"other");
+        }
+    });
+    let Event::Failed(failed) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!(failed.failure.code, "model-differs");
+    assert!(failed.failure.message.contains("site c"));
+    let end = after_one_step(&jobs()[0], Phase::TrainRound, |task, output| {
+        if let (
+            TaskOutput::Trained {
+                update: Some(update), ..
+            },
+            "b",
+        ) = (output, &*task.key.site)
+        {
+            update.owner = "a".into();
+        }
+    });
+    let Event::Failed(failed) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!((&*failed.site, &*failed.failure.code), ("b", "bad-output"));
+    assert_eq!(failed.failure.message, "update.owner is a: expected b");
+}
+
+#[test]
+fn three_attempts_and_no_more() {
+    let accepted = &jobs()[1];
+    let mut world = World::of(accepted.clone());
+    let mut view = View::default();
+    for _ in 0..10 {
+        view.read_all(&world);
+        for action in next(&view.record) {
+            world.perform(action);
+        }
+        for key in world.open() {
+            world.work(
+                &key,
+                Some(Failure::retryable("disk-full", "the site's disk is full")),
+            );
+        }
+    }
+    let Some(Event::Failed(failed)) = world.end() else {
+        panic!("{:?}", world.end());
+    };
+    assert_eq!(
+        (&*failed.site, failed.phase, failed.round),
+        ("b", Phase::Fingerprint, 0)
+    );
+    assert_eq!(failed.failure.message, "the site's disk is full (attempt 3 of 3)");
+    assert_eq!(world.tasks.len(), 3);
+}
+
+#[test]
+fn a_continued_job_starts_from_the_earlier_average() {
+    let world = undisturbed(&jobs()[0]);
+    let average = world.events.iter().find_map(|event| match event {
+        Event::Released(release) if Step::of(release).to_string() == "train-round.3.0" => {
+            Some(release.work[0].input.clone())
+        }
+        _ => None,
+    });
+    let Some(TaskInput::TrainRound {
+        base: Weights::Average { artifact },
+        pooled,
+        ..
+    }) = average
+    else {
+        panic!();
+    };
+    let mut message = canned::training(Some("u"), &["a", "b", "c"], 2);
+    let schemas::job::Payload::Training(training) = &mut message.payload else {
+        panic!();
+    };
+    training.starting_fed_round = 3;
+    let mut accepted = canned::accepted("u", message, &["a", "b", "c"]);
+    accepted.continues = Some(schemas::event::Continuation {
+        job: "t".into(),
+        pooled,
+        weights: artifact.clone(),
+        updates: vec![("b".into(), schemas::sha256(b"momentum"))],
+        epochs: 6,
+        history: Default::default(),
+        best: None,
+    });
+    let world = undisturbed(&accepted);
+    let first = world.releases().into_iter().find_map(|event| match event {
+        Event::Released(release) if release.phase == Phase::TrainRound => Some(release),
+        _ => None,
+    });
+    let TaskInput::TrainRound {
+        base,
+        previous_update,
+        epochs_before,
+        total_epochs,
+        ..
+    } = &first.unwrap().work[1].input
+    else {
+        panic!();
+    };
+    assert_eq!(base.digest(), artifact.digest);
+    assert_eq!(*previous_update, Some(schemas::sha256(b"momentum")));
+    assert_eq!((*epochs_before, *total_epochs), (6, 10));
+    assert!(matches!(world.end(), Some(Event::Finished(_))));
+    assert!(!world.tasks.keys().any(|key| key.phase == Phase::Fingerprint));
+}

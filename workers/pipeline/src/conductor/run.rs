@@ -34,6 +34,8 @@ const READ_AHEAD: usize = 1_024;
 const AT_ONCE: usize = 16;
 /// Before a failed action is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Metrics of an ended job are shown for so long.
+const SERIES_KEPT: Duration = Duration::from_secs(3_600);
 
 /// What the binary knows of a message that this crate does not, such as the trainers' names.
 /// Gives warnings for the submitter, or the field that is wrong.
@@ -163,10 +165,22 @@ impl Conductor {
                     self.give_up(&job, &error).await;
                 }
                 Some(_) => drop(memory.changed.insert(job)),
-                None if settled => memory.settle(job),
+                None if settled => {
+                    self.forget_later(&job);
+                    memory.settle(job);
+                }
                 None => {}
             }
         }
+    }
+
+    /// An ended job's metrics stay long enough to be scraped and looked at.
+    fn forget_later(&self, job: &str) {
+        let (metrics, job) = (self.metrics.clone(), job.to_owned());
+        tokio::spawn(async move {
+            sleep(SERIES_KEPT).await;
+            metrics.forget_job(&job);
+        });
     }
 
     /// In the order of the stream: a verdict depends on those before it.

@@ -47,7 +47,11 @@ pub(super) async fn next(
 }
 
 /// Whether a task's result subject holds a message. None when the worker is to end before the server answers.
-pub(super) async fn wait_answered(connection: &Connection, key: &TaskKey, stop: &CancellationToken) -> Option<bool> {
+pub(super) async fn wait_answered(
+    connection: &Connection,
+    key: &TaskKey,
+    stop: &CancellationToken,
+) -> Option<bool> {
     loop {
         tokio::select! {
             () = stop.cancelled() => return None,

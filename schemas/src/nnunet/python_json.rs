@@ -18,7 +18,7 @@ pub fn to_string<T: Serialize + ?Sized>(value: &T) -> Result<String, serde_json:
         &mut bytes,
         Python(PrettyFormatter::with_indent(b"    ")),
     ))?;
-    String::from_utf8(bytes).map_err(|error| serde::ser::Error::custom(error))
+    String::from_utf8(bytes).map_err(serde::ser::Error::custom)
 }
 
 /// A float as Python's `repr` prints it. `value` is finite.

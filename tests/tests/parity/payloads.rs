@@ -12,9 +12,12 @@ use serde_json::Value;
 /// The sites' data sets: `a` and `b`, not `c`.
 const DATASETS: [&str; 2] = ["a", "b"];
 
+/// Whether Rounds refuses a value that Pydantic read.
+type Refuses = fn(&Value) -> bool;
+
 /// Where Rounds is stricter, with a reason for each: the field, and whether the value that Pydantic read is
 /// one that Rounds refuses.
-const STRICTER: [(&str, &str, fn(&Value) -> bool); 9] = [
+const STRICTER: [(&str, &str, Refuses); 9] = [
     (
         "num_rounds",
         "at least 1, at most 10,000,000 epochs in all",

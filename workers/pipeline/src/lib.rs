@@ -1,13 +1,13 @@
 //! Jobs, tasks, results and artifacts on NATS JetStream. Knows no tensor.
 //!
-//! - [`connection`], [`server`]: reaching a NATS server, or running a private one.
-//! - [`subjects`], [`streams`]: every subject, stream and durable consumer.
-//! - [`publish`]: create-only messages, which are the only locks.
-//! - [`artifacts`]: bytes by digest, in chunks.
-//! - [`conductor`]: results in, next releases and tasks out.
-//! - [`worker`]: one phase of one site: task in, result out.
-//! - [`client`]: what a user does with jobs.
-//! - [`metrics`]: Prometheus.
+//! - [`connection`], [`server`], reaching a NATS server, or running a private one.
+//! - [`subjects`], [`streams`], every subject, stream and durable consumer.
+//! - [`publish`], create-only messages, which are the only locks.
+//! - [`artifacts`], bytes by digest, in chunks.
+//! - [`conductor`], results in, next releases and tasks out.
+//! - [`worker`], one phase of one site: task in, result out.
+//! - [`client`], what a user does with jobs.
+//! - [`metrics`], Prometheus.
 
 pub mod artifacts;
 pub mod client;

@@ -33,6 +33,14 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// How long to wait for a server that is not there yet.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The process's metrics, with what this build is.
+pub fn metrics() -> Metrics {
+    let metrics = Metrics::new();
+    let backend = if nnunet::device::cuda_built() { "cuda" } else { "cpu" };
+    metrics.set_build(VERSION, option_env!("ROUNDS_REVISION").unwrap_or("unknown"), backend);
+    metrics
+}
+
 /// Runs workers for `phases` of a site until `stop`. `announce` tells the federation of the site first.
 pub async fn run_site(
     connection: Connection,
@@ -141,6 +149,11 @@ pub async fn run_orchestrator(
         metrics.clone(),
         stop.clone(),
     );
+    let (queues, watched, ended) = (metrics.clone(), connection.clone(), stop.clone());
+    workers.spawn(async move {
+        queues.watch_queues(&watched, ended).await;
+        Ok(())
+    });
     let conductor = Conductor::new(connection, VERSION, Arc::new(check_job), metrics);
     let conducted = stop.clone();
     workers.spawn(async move { conductor.run(conducted).await });

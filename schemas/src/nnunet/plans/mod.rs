@@ -126,7 +126,7 @@ impl Plans {
             resolved.insert("architecture".into(), architecture);
         }
         let configuration: Configuration =
-            typed(&Value::Object(resolved), &format!("configurations.{name}."))?;
+            typed(Value::Object(resolved), &format!("configurations.{name}."))?;
         configuration.check(name)?;
         Ok(configuration)
     }

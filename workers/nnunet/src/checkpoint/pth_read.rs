@@ -342,7 +342,7 @@ impl PthFile {
     ) -> Result<Tensor32> {
         let mut cache = cache.borrow_mut();
         let bad = |reason: &str| self.bad(format!("tensor {name} {reason}"));
-        if !cache.as_ref().is_some_and(|(key, _)| *key == view.storage) {
+        if cache.as_ref().is_none_or(|(key, _)| *key != view.storage) {
             *cache = Some((view.storage.clone(), self.storage(name, view)?));
         }
         let Some((_, values)) = cache.as_ref() else {

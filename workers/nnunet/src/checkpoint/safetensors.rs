@@ -162,7 +162,7 @@ impl Writer {
             temporary,
             file: BufWriter::with_capacity(1 << 20, file),
             hash: Sha256::new(),
-            shapes: shapes.to_vec().into_iter(),
+            shapes: Vec::from(shapes).into_iter(),
         };
         writer.put(&header(shapes))?;
         Ok(writer)

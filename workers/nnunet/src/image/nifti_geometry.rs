@@ -227,8 +227,8 @@ pub(super) fn write(geometry: &Geometry, header: &mut Header) -> Result<(), Stri
         Geometry::Nibabel {
             original_affine: affine,
         } => {
-            for axis in 0..3 {
-                header.rows[axis] = affine[axis].map(|x| x as f32);
+            for (axis, row) in affine.iter().take(3).enumerate() {
+                header.rows[axis] = row.map(|x| x as f32);
                 header.pixdim[axis + 1] =
                     (0..3).map(|row| affine[row][axis].powi(2)).sum::<f64>().sqrt() as f32;
             }

@@ -127,7 +127,7 @@ mod tests {
         };
         let mut out = [0.0];
         VoxelType::I32.decode(&16777217i32.to_be_bytes(), true, scaling, &mut out);
-        assert_eq!(out, [1677720.625]);
+        assert_eq!(out, [1_677_720.6]);
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl<'a, W: Write + Seek> Writer<'a, W> {
             )
             .bytes(),
         );
-        while (header.len() + 1) % ALIGNMENT != 0 {
+        while !(header.len() + 1).is_multiple_of(ALIGNMENT) {
             header.push(b' ');
         }
         header.push(b'\n');

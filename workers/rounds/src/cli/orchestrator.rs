@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use pipeline::{connection::Connection, metrics::Metrics};
+use pipeline::connection::Connection;
 use tokio_util::sync::CancellationToken;
 
 use crate::{parts, settings::OrchestratorSettings};
@@ -22,7 +22,7 @@ impl Orchestrator {
         super::on_runtime(async {
             let stop = CancellationToken::new();
             super::stop_on_signal(stop.clone());
-            let metrics = Metrics::new();
+            let metrics = crate::parts::metrics();
             super::serve_metrics(settings.metrics.as_deref(), &metrics, &stop).await?;
             let access = settings.nats.access();
             let connection = Connection::open(&access, "orchestrator", parts::PATIENCE, &metrics).await?;

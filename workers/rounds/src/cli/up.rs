@@ -10,7 +10,6 @@ use clap::Args;
 use pipeline::{
     connection::Connection,
     gate::Gate,
-    metrics::Metrics,
     server::{Address, Server, ServerSettings},
 };
 use schemas::{job::Device, names::Phase};
@@ -115,7 +114,7 @@ impl Up {
         sites: Vec<Arc<Site>>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let metrics = Metrics::new();
+        let metrics = crate::parts::metrics();
         let connection = Connection::open(&server.access(), "rounds-up", parts::PATIENCE, &metrics).await?;
         super::serve_metrics(self.metrics.as_deref(), &metrics, &stop).await?;
         let gate = Gate::new(self.home.join("slot"));

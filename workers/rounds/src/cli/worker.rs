@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use pipeline::{connection::Connection, gate::Gate, metrics::Metrics};
+use pipeline::{connection::Connection, gate::Gate};
 use schemas::names::Phase;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,7 @@ pub fn work(settings: &Path, phases: &[Phase], announce: bool) -> anyhow::Result
     super::on_runtime(async {
         let stop = CancellationToken::new();
         super::stop_on_signal(stop.clone());
-        let metrics = Metrics::new();
+        let metrics = crate::parts::metrics();
         super::serve_metrics(site.settings.metrics.as_deref(), &metrics, &stop).await?;
         let name = format!("site-{}", site.settings.site);
         let access = site.settings.nats.access();

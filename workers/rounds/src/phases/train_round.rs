@@ -96,9 +96,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     let weights = trainer.weights().map_err(failure::of_error)?;
     weights
         .check_finite()
-        .map_err(|error| match failure::of_error(error) {
-            Failure { message, .. } => Failure::fatal("nan-weights", message),
-        })?;
+        .map_err(|error| Failure::fatal("nan-weights", failure::of_error(error).message))?;
     let bytes = safetensors::to_bytes(&weights);
     let digest = safetensors::digest(&bytes);
     if digest == base.digest() {
@@ -147,9 +145,8 @@ fn trainer(
             .map_err(failure::of_error)
     };
     let settings = TrainerSettings {
-        variant: TrainerVariant::by_name(&payload.trainer_name)
-            .map_err(failure::of_error)?
-            .clone(),
+        variant: *TrainerVariant::by_name(&payload.trainer_name)
+            .map_err(failure::of_error)?,
         device: device_of(site, task)?,
         seed: task.job.seed,
         site: task.key.site.clone(),

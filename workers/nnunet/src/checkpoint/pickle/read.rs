@@ -354,7 +354,7 @@ impl Machine<'_> {
         let top = self.top()?;
         match &mut self.nodes[top] {
             Node::List(list) | Node::Set(list) => list.extend(items),
-            Node::Dict(pairs) if items.len() % 2 == 0 => {
+            Node::Dict(pairs) if items.len().is_multiple_of(2) => {
                 pairs.extend(items.chunks_exact(2).map(|p| (p[0], p[1])))
             }
             _ => return Err("items added to what is no list, set or dictionary".into()),

@@ -140,7 +140,7 @@ pub fn train(experiment: &mut Experiment, mut state: State) -> anyhow::Result<St
         }
 
         state.epoch = epoch + 1;
-        if state.epoch % SAVE_EVERY == 0 && state.epoch != total {
+        if state.epoch.is_multiple_of(SAVE_EVERY) && state.epoch != total {
             save(experiment, &mut state, &trainer, CHECKPOINT_LATEST)?;
         }
         if state.best_ema.is_none_or(|best| ema > best) {

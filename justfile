@@ -35,8 +35,9 @@ build: setup
 demo *arguments: build
     target/release/rounds demo {{ arguments }}
 
-# Run all tests
-test *arguments: setup setup-oracle build
+# Run all tests. The same command builds the program that the whole-system tests start: a build of its own
+# would choose other features for shared crates, and compile them, torch-sys among them, twice
+test *arguments: setup setup-oracle
     cargo test --release --workspace {{ arguments }}
 
 # Compare with Python nnU-Net, part by part

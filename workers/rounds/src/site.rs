@@ -87,10 +87,18 @@ impl Site {
         self.settings.root.join("jobs").join(&task.key.job)
     }
 
-    /// The job's frozen list of cases; the data set's list must still be the same.
+    /// The job's frozen list of cases; the data set's list must still be the same. A job that continues another
+    /// takes over that one's list, and keeps it for those that continue it in turn.
     pub fn inventory(&self, task: &Task, dataset: &RawDataset) -> Result<Inventory, Failure> {
+        let io = |file: &Path, error: std::io::Error| failure::io("the job's inventory", file, &error);
         let file = self.job(task).join("inventory.json");
-        let bytes = fs::read(&file).map_err(|error| failure::io("the job's inventory", &file, &error))?;
+        if let (false, Some(earlier)) = (file.exists(), &task.job.continues) {
+            let earlier = self.settings.root.join("jobs").join(&earlier.job);
+            let earlier = earlier.join("inventory.json");
+            let bytes = fs::read(&earlier).map_err(|error| io(&earlier, error))?;
+            write_whole(&file, &bytes).map_err(|error| io(&file, error))?;
+        }
+        let bytes = fs::read(&file).map_err(|error| io(&file, error))?;
         let inventory: Inventory = schemas::parse(&bytes)
             .map_err(|error| Failure::fatal("bad-inventory", format!("the job's inventory: {error}")))?;
         inventory.check_list(dataset).map_err(failure::of_error)?;

@@ -1,6 +1,8 @@
 //! What the whole-system and parity tests share: where the oracle is, where the real data are.
 
+pub mod federation;
 pub mod process;
+pub mod scans;
 
 use std::{
     io::Write,

@@ -1,4 +1,10 @@
 //! The whole system: real processes, a real nats-server. And the rules of the house.
 
+mod continuation;
+mod descriptors;
 mod house;
+mod job;
+mod killed;
 mod plain_client;
+mod predict_with_python;
+mod refused;

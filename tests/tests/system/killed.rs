@@ -1,0 +1,124 @@
+//! A job during which everything is killed once ends with the same bytes as one that was left alone.
+
+use std::{fs, path::Path};
+
+use pipeline::client::Watched;
+use schemas::{
+    event::{Event, Finished},
+    names::Phase,
+    task::Outcome,
+};
+use serde_json::json;
+use tests::{
+    federation::{Dataset, Federation, ORCHESTRATOR},
+    scans::{SMALL, Scans},
+};
+
+const SITES: [&str; 3] = ["alpha", "beta", "gamma"];
+
+fn federation() -> Federation {
+    let mut federation = Federation::start().unwrap();
+    for (seed, site) in SITES.into_iter().enumerate() {
+        let folder = format!("Dataset041_{site}");
+        let scans = Scans {
+            seed: seed as u64,
+            ..SMALL
+        };
+        scans.write(&federation.folder().join(&folder)).unwrap();
+        let dataset = Dataset {
+            id: site,
+            folder: &folder,
+            dataset_id: None,
+        };
+        federation.site(site, &[dataset]).unwrap();
+    }
+    federation
+}
+
+/// What is killed, and in what of the job.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kill {
+    Orchestrator,
+    Site,
+    Server,
+}
+
+/// What a thing that happens to the job is the moment for.
+fn moment(happened: &Watched) -> Option<Kill> {
+    match happened {
+        Watched::Event(Event::Released(release)) if release.phase == Phase::Preprocess => {
+            Some(Kill::Orchestrator)
+        }
+        Watched::Progress(progress)
+            if progress.phase == Phase::TrainRound && progress.round == 0 && progress.site == "beta" =>
+        {
+            Some(Kill::Site)
+        }
+        Watched::Result(result)
+            if result.key.phase == Phase::TrainRound
+                && result.key.round == 1
+                && matches!(result.outcome, Outcome::Done { .. }) =>
+        {
+            Some(Kill::Server)
+        }
+        _ => None,
+    }
+}
+
+/// Trains a job; `killing`: with everything killed once. The job's end and its final checkpoint.
+fn train(killing: bool) -> (Finished, Vec<u8>) {
+    let mut federation = federation();
+    let job = federation
+        .submit(&json!({
+            "job_id": "steady",
+            "datasets": SITES,
+            "payload": { "mode": "training", "num_rounds": 2, "dataset_id": 41,
+                         "model_configuration": "3d_fullres", "device": "cpu" },
+            "federation": { "iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "seed": 5 },
+        }))
+        .unwrap();
+    let mut left = vec![Kill::Orchestrator, Kill::Site, Kill::Server];
+    let mut watching = federation.watch(&job).unwrap();
+    let finished = loop {
+        let happened = watching.next(&federation).unwrap();
+        match &happened {
+            Watched::Event(Event::Finished(finished)) => break (**finished).clone(),
+            Watched::Event(event) if event.is_end() => panic!("{event:?}\n{}", federation.said()),
+            _ => {}
+        }
+        let kill = moment(&happened).filter(|kill| killing && left.contains(kill));
+        if let Some(kill) = kill {
+            match kill {
+                Kill::Orchestrator => federation.kill(ORCHESTRATOR).unwrap(),
+                Kill::Site => federation.kill("beta").unwrap(),
+                Kill::Server => federation.kill_server().unwrap(),
+            }
+            left.retain(|other| *other != kill);
+        }
+    };
+    if killing {
+        assert!(left.is_empty(), "{left:?} was not killed");
+        // The site died at its work: its next process got the same task once more.
+        let again = "rounds_task_redeliveries_total{phase=\"train-round\"} 1";
+        federation.measured("beta", again).unwrap();
+    }
+    let model = federation.download(&job).unwrap();
+    (finished, checkpoint(&model[0]))
+}
+
+fn checkpoint(model: &Path) -> Vec<u8> {
+    fs::read(model.join("fold_all/checkpoint_final.pth")).unwrap()
+}
+
+#[test]
+fn what_is_killed_in_mid_work_changes_no_byte() {
+    let (calm, calm_checkpoint) = train(false);
+    let (killed, killed_checkpoint) = train(true);
+    let weights = |finished: &Finished| -> Vec<String> {
+        let scores = finished.history.scores.iter();
+        scores.map(|score| score.weights.clone()).collect()
+    };
+    assert_eq!(weights(&calm), weights(&killed));
+    assert_eq!(calm.history, killed.history);
+    assert!(calm_checkpoint == killed_checkpoint, "the checkpoints differ");
+}

@@ -24,7 +24,9 @@ pub fn set_threads(threads: usize) {
 
 /// The fastest of `devices`: CUDA, then Metal, then the processor.
 pub fn best(devices: &[Device]) -> Option<Device> {
-    [Device::Cuda, Device::Mps, Device::Cpu].into_iter().find(|device| devices.contains(device))
+    [Device::Cuda, Device::Mps, Device::Cpu]
+        .into_iter()
+        .find(|device| devices.contains(device))
 }
 
 /// The instruction set that libtorch's kernels use on this processor, as libtorch names it

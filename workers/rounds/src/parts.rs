@@ -36,8 +36,16 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The process's metrics, with what this build is.
 pub fn metrics() -> Metrics {
     let metrics = Metrics::new();
-    let backend = if nnunet::device::cuda_built() { "cuda" } else { "cpu" };
-    metrics.set_build(VERSION, option_env!("ROUNDS_REVISION").unwrap_or("unknown"), backend);
+    let backend = if nnunet::device::cuda_built() {
+        "cuda"
+    } else {
+        "cpu"
+    };
+    metrics.set_build(
+        VERSION,
+        option_env!("ROUNDS_REVISION").unwrap_or("unknown"),
+        backend,
+    );
     metrics
 }
 

@@ -45,9 +45,15 @@ impl Export<'_> {
     pub(super) fn check(&self, logits: &Logits, properties: &CaseProperties) -> Result<()> {
         let (heads, found) = (self.dataset.segmentation_heads(), logits.shape()[0]);
         if found != heads {
-            return Err(Error::invalid("logits", format!("{found} heads, dataset.json has {heads}")));
+            return Err(Error::invalid(
+                "logits",
+                format!("{found} heads, dataset.json has {heads}"),
+            ));
         }
-        let (bounds, shape) = (properties.bbox_used_for_cropping, properties.shape_before_cropping);
+        let (bounds, shape) = (
+            properties.bbox_used_for_cropping,
+            properties.shape_before_cropping,
+        );
         let crop = properties.shape_after_cropping_and_before_resampling;
         let fits = |a: usize| bounds[a][0] <= bounds[a][1] && bounds[a][1] <= shape[a];
         if !(0..3).all(|a| fits(a) && bounds[a][1] - bounds[a][0] == crop[a]) {

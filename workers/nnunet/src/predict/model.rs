@@ -106,7 +106,9 @@ impl Predictor {
             let checkpoint = model.checkpoint(fold, checkpoint_name)?;
             let weights = checkpoint.weights(&predictor.model.layout).map_err(|e| {
                 let trainer = &predictor.model.trainer;
-                bad(&format!("fold {fold} of trainer {trainer}, held against the network of its plans: {e}"))
+                bad(&format!(
+                    "fold {fold} of trainer {trainer}, held against the network of its plans: {e}"
+                ))
             })?;
             predictor.add(fold, &weights, device)?;
         }
@@ -130,7 +132,13 @@ impl Predictor {
     }
 
     fn without_weights(model: ModelSettings, settings: Settings) -> Result<Predictor> {
-        let ModelSettings { plans, configuration_name, dataset_json, trainer_name, mirror_axes } = model;
+        let ModelSettings {
+            plans,
+            configuration_name,
+            dataset_json,
+            trainer_name,
+            mirror_axes,
+        } = model;
         let configuration = plans
             .configuration(&configuration_name)
             .map_err(|e| Error::invalid(format!("plans: {}", e.path), e.reason))?;
@@ -142,7 +150,11 @@ impl Predictor {
         let (channels, heads) = (dataset_json.channels(), dataset_json.segmentation_heads());
         let layout = Layout::new(&configuration.architecture, channels, heads)?;
         let mirror_axes = mirror_axes.filter(|_| settings.use_mirroring).unwrap_or_default();
-        let window = SlidingWindow { patch: configuration.patch_size.clone(), mirror_axes, settings };
+        let window = SlidingWindow {
+            patch: configuration.patch_size.clone(),
+            mirror_axes,
+            settings,
+        };
         let reader = Reader::by_name(&plans.image_reader_writer)?;
         let model = Model {
             plans,
@@ -155,11 +167,18 @@ impl Predictor {
             layout,
             window,
         };
-        Ok(Predictor { networks: Vec::new(), model })
+        Ok(Predictor {
+            networks: Vec::new(),
+            model,
+        })
     }
 
     fn add(&mut self, fold: FoldId, weights: &StateDict, device: Device) -> Result<()> {
-        self.networks.push(UNet::new(self.model.layout.clone(), weights, torch_device(device)?)?);
+        self.networks.push(UNet::new(
+            self.model.layout.clone(),
+            weights,
+            torch_device(device)?,
+        )?);
         self.model.folds.push(fold);
         Ok(())
     }

@@ -34,7 +34,9 @@ impl Export<'_> {
             }
             Logits::Single(logits) => {
                 let resample = self.resampler(logits, properties)?;
-                crop.outer_iter_mut().enumerate().for_each(|(head, mut channel)| channel.assign(&resample(head)));
+                crop.outer_iter_mut()
+                    .enumerate()
+                    .for_each(|(head, mut channel)| channel.assign(&resample(head)));
             }
         }
         let regions = self.dataset.has_regions();
@@ -50,10 +52,15 @@ impl Export<'_> {
             whole.index_axis_mut(Axis(0), 0).fill(1.0);
         }
         let [z, y, x] = properties.bbox_used_for_cropping;
-        whole.slice_mut(s![.., z[0]..z[1], y[0]..y[1], x[0]..x[1]]).assign(&crop);
+        whole
+            .slice_mut(s![.., z[0]..z[1], y[0]..y[1], x[0]..x[1]])
+            .assign(&crop);
         drop(crop);
         let [a, b, c] = self.plans.transpose_backward;
-        Ok(whole.permuted_axes([0, a + 1, b + 1, c + 1]).as_standard_layout().into_owned())
+        Ok(whole
+            .permuted_axes([0, a + 1, b + 1, c + 1])
+            .as_standard_layout()
+            .into_owned())
     }
 }
 
@@ -65,9 +72,14 @@ fn softmax(logits: &mut Array4<f32>) {
     });
     let mut sum: Array3<f32> = Array3::zeros(largest.dim());
     for channel in logits.outer_iter() {
-        Zip::from(&mut sum).and(channel).par_for_each(|sum, exp| *sum += exp);
+        Zip::from(&mut sum)
+            .and(channel)
+            .par_for_each(|sum, exp| *sum += exp);
     }
-    logits.outer_iter_mut().into_par_iter().for_each(|mut channel| channel /= &sum);
+    logits
+        .outer_iter_mut()
+        .into_par_iter()
+        .for_each(|mut channel| channel /= &sum);
 }
 
 /// Writes what nnU-Net's ensembling reads: `truncated`.npz with `probabilities` (heads, z, y, x), compressed, and
@@ -88,7 +100,11 @@ pub fn write_probabilities(
     let mut writer = npz::Writer::compressed(File::create(&path).map_err(Error::io(&path))?, &path);
     let contiguous = probabilities.as_standard_layout();
     // An array in standard layout is a slice.
-    writer.array("probabilities", contiguous.shape(), contiguous.as_slice().unwrap_or_default())?;
+    writer.array(
+        "probabilities",
+        contiguous.shape(),
+        contiguous.as_slice().unwrap_or_default(),
+    )?;
     writer.finish()?;
     Ok(())
 }

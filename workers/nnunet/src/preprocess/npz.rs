@@ -71,7 +71,10 @@ impl<'a, W: Write + Seek> Writer<'a, W> {
 
     /// Members are compressed: Python reads them, but nothing can map them.
     pub fn compressed(file: W, path: &'a Path) -> Self {
-        Self { method: CompressionMethod::Deflated, ..Self::new(file, path) }
+        Self {
+            method: CompressionMethod::Deflated,
+            ..Self::new(file, path)
+        }
     }
 
     fn start(&mut self, name: &str, bytes: usize) -> Result<()> {

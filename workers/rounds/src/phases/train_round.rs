@@ -145,8 +145,7 @@ fn trainer(
             .map_err(failure::of_error)
     };
     let settings = TrainerSettings {
-        variant: *TrainerVariant::by_name(&payload.trainer_name)
-            .map_err(failure::of_error)?,
+        variant: *TrainerVariant::by_name(&payload.trainer_name).map_err(failure::of_error)?,
         device: device_of(site, task)?,
         seed: task.job.seed,
         site: task.key.site.clone(),

@@ -38,7 +38,7 @@ demo *arguments: build
 # Run all tests. The same command builds the program that the whole-system tests start: a build of its own
 # would choose other features for shared crates, and compile them, torch-sys among them, twice
 test *arguments: setup setup-oracle
-    cargo test --release --workspace {{ arguments }}
+    cargo test --release --workspace --no-fail-fast {{ arguments }}
 
 # Compare with Python nnU-Net, part by part
 parity *arguments: setup setup-oracle

@@ -7,7 +7,11 @@ use std::{
 
 use assert_cmd::Command;
 use ndarray::Array3;
-use nnunet::image::{Geometry, Reader};
+use nnunet::{
+    checkpoint::{PthFile, results::ModelFolder},
+    image::{Geometry, Reader},
+    network::{Layout, StateDict},
+};
 
 const DATASET: &str = "Dataset017_Spheres";
 const MODEL: &str = "Dataset017_Spheres/nnUNetTrainer_1epoch__nnUNetPlans__3d_fullres";
@@ -108,7 +112,7 @@ fn from_raw_data_to_scores() {
     // Without --clean the fingerprint stays.
     contains(&home.succeeds("extract-fingerprint -d 17"), &["--clean"]);
 
-    let train = "train 17 3d_fullres 0 -tr nnUNetTrainer_1epoch -device cpu --iterations-per-epoch 2 \
+    let train = "train 17 3d_fullres 0 -tr nnUNetTrainer_1epoch --npz -device cpu --iterations-per-epoch 2 \
                  --val-iterations-per-epoch 1 --seed 3";
     let log = home.succeeds(train);
     contains(
@@ -135,6 +139,7 @@ fn from_raw_data_to_scores() {
         "fold_0/progress.png",
         "fold_0/debug.json",
         "fold_0/validation/summary.json",
+        "fold_0/validation/case_3.npz",
     ] {
         assert!(model.join(name).is_file(), "{name}");
     }
@@ -192,6 +197,54 @@ fn from_raw_data_to_scores() {
     );
 }
 
+/// The epoch, curves, weights and momentum of a checkpoint: all but the wall-clock times.
+fn state(model: &Path, checkpoint: &str) -> (usize, [Vec<f64>; 3], StateDict, StateDict) {
+    let folder = ModelFolder::open(model).unwrap();
+    let configuration = folder.plans.configuration("3d_fullres").unwrap();
+    let layout = Layout::new(&configuration.architecture, 1, 2).unwrap();
+    let read = PthFile::open(&model.join("fold_0").join(checkpoint))
+        .unwrap()
+        .checkpoint(&layout)
+        .unwrap();
+    let curves = [
+        read.logging.train_losses,
+        read.logging.val_losses,
+        read.logging.ema_fg_dice,
+    ];
+    (read.current_epoch, curves, read.weights, read.momentum)
+}
+
+#[test]
+fn a_continued_training_ends_as_one_that_never_stopped() {
+    let home = Home::new();
+    home.write_dataset();
+    home.succeeds("plan-and-preprocess -d 17 -c 3d_fullres --no_pbar");
+    let train = |trainer: &str, more: &str| {
+        let settings = "-device cpu --iterations-per-epoch 2 --val-iterations-per-epoch 1";
+        home.succeeds(&format!("train 17 3d_fullres 0 -tr {trainer} {settings}{more}"))
+    };
+    train("nnUNetTrainer_5epochs", "");
+    let model = |trainer: &str| {
+        home.folder("nnUNet_results")
+            .join(MODEL.replace("nnUNetTrainer_1epoch", trainer))
+    };
+    let whole = model("nnUNetTrainer_5epochs");
+    let expected = state(&whole, "checkpoint_final.pth");
+    assert_eq!(expected.0, 5);
+
+    // Both trainers have the same first epoch: its end is where the training was cut.
+    train("nnUNetTrainer_1epoch", "");
+    let fold = whole.join("fold_0");
+    fs::remove_file(fold.join("checkpoint_final.pth")).unwrap();
+    let cut = model("nnUNetTrainer_1epoch").join("fold_0/checkpoint_final.pth");
+    fs::copy(cut, fold.join("checkpoint_latest.pth")).unwrap();
+    let log = train("nnUNetTrainer_5epochs", " --c");
+    contains(&log, &["checkpoint_latest.pth at epoch 1", "Epoch 4"]);
+    assert!(!log.contains("Epoch 0\n"), "{log}");
+    assert!(state(&whole, "checkpoint_final.pth") == expected);
+    assert!(!fold.join("checkpoint_latest.pth").exists());
+}
+
 #[test]
 fn what_cannot_be_honoured_is_refused() {
     let home = Home::new();
@@ -225,7 +278,7 @@ fn what_cannot_be_honoured_is_refused() {
         (&format!("{train} -num_gpus 2"), &["-num_gpus 2"]),
         (&format!("{train} --c --val"), &["--c and --val"]),
         (
-            &format!("{train} -tr nnUNetTrainer_5epoch"),
+            &format!("{train} -tr nnUnetTrainer_5epochs"),
             &["nearest", "nnUNetTrainer_5epochs"],
         ),
         (
@@ -241,7 +294,10 @@ fn what_cannot_be_honoured_is_refused() {
 fn a_missing_variable_is_named() {
     for (args, name) in [
         (&["plan", "-d", "Dataset017_Spheres"][..], "nnUNet_raw"),
-        (&["train", "Dataset017_Spheres", "2d", "0"], "nnUNet_preprocessed"),
+        (
+            &["train", "Dataset017_Spheres", "2d", "0", "-device", "cpu"],
+            "nnUNet_preprocessed",
+        ),
         (
             &[
                 "predict",

@@ -108,3 +108,113 @@ pub fn write_probabilities(
     writer.finish()?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use indexmap::IndexMap;
+    use schemas::nnunet::{DatasetJson, Fingerprint, IntensityProperties};
+
+    use super::*;
+    use crate::{
+        image::Geometry,
+        plan::{Options, plan_experiment},
+    };
+
+    // torch.softmax and torch.sigmoid of these logits.
+    const LOGITS: [f32; 3] = [1.0, 2.0, -1.0];
+    const SOFTMAX: [f32; 3] = [0.25949648, 0.7053845, 0.035119034];
+    const SIGMOID: [f32; 2] = [0.7310586, 0.880797];
+
+    /// A scan of 4 x 5 x 6 voxels, cropped to 3 x 4 x 5.
+    fn properties() -> CaseProperties {
+        CaseProperties {
+            geometry: Geometry::Nibabel {
+                original_affine: [[0.0; 4]; 4],
+            },
+            spacing: [1.0; 3],
+            shape_before_cropping: [4, 5, 6],
+            bbox_used_for_cropping: [[1, 4], [1, 5], [1, 6]],
+            shape_after_cropping_and_before_resampling: [3, 4, 5],
+            class_locations: Vec::new(),
+        }
+    }
+
+    fn probabilities(labels: &str, heads: usize) -> Array4<f32> {
+        let text = format!(
+            r#"{{"channel_names": {{"0": "MRI"}}, "labels": {labels}, "numTraining": 9, "file_ending": ".nii"}}"#
+        );
+        let dataset = DatasetJson::parse(&text).unwrap();
+        let intensities = IntensityProperties {
+            max: 1.0,
+            mean: 0.5,
+            median: 0.5,
+            min: 0.0,
+            percentile_00_5: 0.0,
+            percentile_99_5: 1.0,
+            std: 0.1,
+        };
+        let fingerprint = Fingerprint {
+            foreground_intensity_properties_per_channel: IndexMap::from([("0".to_owned(), intensities)]),
+            median_relative_size_after_cropping: 1.0,
+            shapes_after_crop: vec![[36, 50, 35]],
+            spacings: vec![[1.0; 3]],
+        };
+        let plans = plan_experiment(
+            &fingerprint,
+            &dataset,
+            &Options::default(),
+            "Dataset001_A",
+            "NibabelIO",
+        )
+        .unwrap();
+        let configuration = plans.configuration("3d_fullres").unwrap();
+        let export = Export {
+            plans: &plans,
+            configuration: &configuration,
+            dataset: &dataset,
+        };
+        let logits = Array4::from_shape_fn((heads, 3, 4, 5), |(head, ..)| LOGITS[head]);
+        export
+            .probabilities(&Logits::Single(logits), &properties())
+            .unwrap()
+    }
+
+    fn near(found: f32, expected: f32) -> bool {
+        (found - expected).abs() < 1e-6
+    }
+
+    #[test]
+    fn labels_share_a_softmax_and_the_rest_is_background() {
+        let found = probabilities(r#"{"background": 0, "a": 1, "b": 2}"#, 3);
+        assert_eq!(found.dim(), (3, 4, 5, 6));
+        for ((head, z, y, x), &found) in found.indexed_iter() {
+            let outside = f32::from(u8::from(head == 0));
+            let expected = if z > 0 && y > 0 && x > 0 {
+                SOFTMAX[head]
+            } else {
+                outside
+            };
+            assert!(
+                near(found, expected),
+                "{head} {z} {y} {x}: {found} for {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn regions_have_a_sigmoid_each() {
+        let labels = r#"{"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]"#;
+        let found = probabilities(labels, 2);
+        for ((head, z, y, x), &found) in found.indexed_iter() {
+            let expected = if z > 0 && y > 0 && x > 0 {
+                SIGMOID[head]
+            } else {
+                0.0
+            };
+            assert!(
+                near(found, expected),
+                "{head} {z} {y} {x}: {found} for {expected}"
+            );
+        }
+    }
+}

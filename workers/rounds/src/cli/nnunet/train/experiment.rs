@@ -71,6 +71,8 @@ impl Experiment {
     /// Reads the documents, makes the splits where they are missing, makes the results folder and its log.
     pub fn open(command: &Train) -> anyhow::Result<Self> {
         let variant = *TrainerVariant::by_name(&command.trainer)?;
+        // A device that is not there should not be found out after the first log line.
+        crate::device::check_present(command.device)?;
         let name = folders::dataset_name(&command.dataset)?;
         let preprocessed = folders::preprocessed()?.join(&name);
         let results = folders::results()?;

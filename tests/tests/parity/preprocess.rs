@@ -217,21 +217,23 @@ fn compare(folder: &Path, made: &Made, cases: &[usize]) -> f32 {
                 outcome.result
             );
             let ours = MappedCase::open(&stored, identifier).unwrap();
-            let theirs = folder.join(format!("{identifier}_{configuration}"));
             let read = |ending: &str| {
-                fs::read(theirs.with_file_name(format!("{identifier}_{configuration}.{ending}"))).unwrap()
+                fs::read(folder.join(format!("{identifier}_{configuration}.{ending}"))).unwrap()
             };
             let properties: Value = serde_json::from_slice(&read("json")).unwrap();
             assert_eq!(json!(ours.data().shape()), properties["shape"], "{context}");
-            let (data, _) = read("data")
+            let theirs: Vec<f32> = read("data")
                 .as_chunks::<4>()
                 .0
                 .iter()
                 .map(|b| f32::from_le_bytes(*b))
+                .collect();
+            assert_eq!(theirs.len(), ours.data().len(), "{context}: data");
+            let data = theirs
+                .iter()
                 .zip(ours.data())
-                .fold((0.0f32, 0), |(worst, n), (theirs, ours)| {
-                    (worst.max((theirs - ours).abs()), n + 1)
-                });
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
             assert!(data <= 1e-4, "{context}: data differ by {data}");
             worst = worst.max(data);
             let seg: Vec<i16> = read("seg")
@@ -276,6 +278,27 @@ fn all(made: &Made) -> Vec<usize> {
     (0..made.raw.cases.len()).collect()
 }
 
+/// Site A of the hippocampus with plans from a fingerprint that is about its own.
+fn hippocampus_plans(data: &Path) -> (RawDataset, Plans) {
+    let raw = RawDataset::open(&data.join("site-a/Dataset004_HippocampusSiteA")).unwrap();
+    let shapes: Vec<[usize; 3]> = (0..20).map(|i| [33 + i % 5, 50 + i % 3, 34 + i % 4]).collect();
+    let fingerprint: Fingerprint = serde_json::from_value(json!({
+        "foreground_intensity_properties_per_channel": {"0": {"max": 400.0, "mean": 81.3, "median": 70.0,
+            "min": -300.0, "percentile_00_5": -211.7, "percentile_99_5": 255.1, "std": 93.4}},
+        "median_relative_size_after_cropping": 1.0, "shapes_after_crop": shapes, "spacings": vec![[1.0; 3]; 20],
+    }))
+    .unwrap();
+    let plans = plan_experiment(
+        &fingerprint,
+        &raw.dataset_json,
+        &Options::default(),
+        &raw.name,
+        raw.reader.name(),
+    )
+    .unwrap();
+    (raw, plans)
+}
+
 #[test]
 fn preprocessed_cases_are_pythons() {
     let root = tempfile::tempdir().unwrap();
@@ -317,22 +340,7 @@ fn preprocessed_cases_are_pythons() {
     let mut sets = vec![("ct", ct), ("masked", masked)];
     let mut hippocampus = None;
     if let Some(data) = tests::shared_data() {
-        let raw = RawDataset::open(&data.join("site-a/Dataset004_HippocampusSiteA")).unwrap();
-        let shapes: Vec<[usize; 3]> = (0..20).map(|i| [33 + i % 5, 50 + i % 3, 34 + i % 4]).collect();
-        let fingerprint: Fingerprint = serde_json::from_value(json!({
-            "foreground_intensity_properties_per_channel": {"0": {"max": 400.0, "mean": 81.3, "median": 70.0,
-                "min": -300.0, "percentile_00_5": -211.7, "percentile_99_5": 255.1, "std": 93.4}},
-            "median_relative_size_after_cropping": 1.0, "shapes_after_crop": shapes, "spacings": vec![[1.0; 3]; 20],
-        }))
-        .unwrap();
-        let plans = plan_experiment(
-            &fingerprint,
-            &raw.dataset_json,
-            &Options::default(),
-            &raw.name,
-            raw.reader.name(),
-        )
-        .unwrap();
+        let (raw, plans) = hippocampus_plans(&data);
         hippocampus = Some(Made {
             raw,
             plans,
@@ -439,4 +447,58 @@ fn preprocessed_cases_are_pythons() {
             .to_string()
             .contains("case_0")
     );
+}
+
+/// Processor seconds of this process so far.
+fn processor_seconds() -> f64 {
+    // SAFETY: getrusage only fills the struct it is given.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed::<libc::rusage>();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    [usage.ru_utime, usage.ru_stime]
+        .iter()
+        .map(|t| t.tv_sec as f64 + t.tv_usec as f64 / 1e6)
+        .sum()
+}
+
+#[test]
+#[ignore = "a measurement: 90 cases, as they are and resampled, Rounds against Python, reading included"]
+fn speed_on_site_a() {
+    let Some(data) = tests::shared_data() else {
+        println!("skipped: speed_on_site_a: no shared data");
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    let (raw, mut plans) = hippocampus_plans(&data);
+    let mut own = serde_json::Map::new();
+    own.insert("inherits_from".into(), "3d_fullres".into());
+    own.insert("data_identifier".into(), "resampled".into());
+    own.insert("spacing".into(), json!([0.8, 0.8, 0.8]));
+    plans.configurations.insert("resampled".into(), own);
+    for configuration in ["3d_fullres", "resampled"] {
+        let made = Made {
+            raw: raw.clone(),
+            plans: plans.clone(),
+            configurations: vec![configuration.into()],
+        };
+        let folder = root.path().join(configuration);
+        ask(&folder, &made, &all(&made));
+        let (start, before) = (std::time::Instant::now(), processor_seconds());
+        preprocess_dataset(
+            &raw,
+            &all(&made),
+            &plans,
+            configuration,
+            &root.path().join("out"),
+            2,
+            &Unobserved,
+        )
+        .unwrap();
+        let (wall, processor) = (start.elapsed().as_secs_f64(), processor_seconds() - before);
+        println!("rounds {configuration}: {wall:.2} s, {processor:.2} s of processor, written to disk");
+    }
+    let python = oracle::run("preprocess.py", &[root.path()]).unwrap();
+    println!("python, one process, not written to disk: {}", python.trim());
 }

@@ -13,7 +13,7 @@ use super::{linear::Table, nearest};
 /// Resizes a label map at order 1. Axes that keep their length are left alone.
 pub(super) fn resize(volume: ArrayView3<i16>, shape: [usize; 3]) -> Array3<i16> {
     if volume.dim() == (shape[0], shape[1], shape[2]) {
-        return volume.to_owned();
+        return volume.as_standard_layout().into_owned();
     }
     let volume = volume.as_standard_layout();
     let inputs = volume.dim();

@@ -173,7 +173,7 @@ impl Resampling {
     /// Resamples one channel (z, y, x) to `shape`. A channel that has the shape already comes back as it is.
     /// Spacings in mm, in the order of the axes.
     ///
-    /// Called channel by channel, so that a caller need not hold all of them; parallel inside.
+    /// The result is in C order. Called channel by channel, so that a caller need not hold all of them; parallel inside.
     pub fn channel<T: Sample, U: Sample>(
         &self,
         channel: ArrayView3<T>,
@@ -184,7 +184,7 @@ impl Resampling {
         let separate = self.separate_axis(current_spacing, new_spacing);
         resample(channel, shape, separate, |plane, shape| {
             if plane.dim() == (shape[0], shape[1], shape[2]) {
-                return plane.mapv(|v| U::narrow(v.widen()));
+                return plane.as_standard_layout().mapv(|v| U::narrow(v.widen()));
             }
             match self.order {
                 0 => nearest::resize(plane, shape).mapv(|v: T| U::narrow(v.widen())),
@@ -233,10 +233,10 @@ fn resample<T: Copy + Send + Sync, U: Copy + Send + Sync>(
     }
     let picked: Vec<usize> = nearest::indices(slices, shape[axis]);
     if shape[axis] < slices {
-        return in_plane(volume.select(Axis(axis), &picked).view(), plane_shape);
+        return in_plane(nearest::select(volume, axis, &picked).view(), plane_shape);
     }
     plane_shape[axis] = slices;
-    in_plane(volume, plane_shape).select(Axis(axis), &picked)
+    nearest::select(in_plane(volume, plane_shape).view(), axis, &picked)
 }
 
 fn largest(spacing: [f64; 3]) -> f64 {

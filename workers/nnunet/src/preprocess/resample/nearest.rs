@@ -13,11 +13,25 @@ pub(super) fn indices(inputs: usize, outputs: usize) -> Vec<usize> {
         .collect()
 }
 
+/// The slices `picked` along an axis, in C order.
+pub(super) fn select<T: Copy>(volume: ArrayView3<T>, axis: usize, picked: &[usize]) -> Array3<T> {
+    let selected = volume.select(Axis(axis), picked);
+    if selected.is_standard_layout() {
+        selected
+    } else {
+        selected.as_standard_layout().into_owned()
+    }
+}
+
 /// Takes the nearest voxels.
-pub(super) fn resize<T: Copy + Send + Sync>(volume: ArrayView3<T>, shape: [usize; 3]) -> Array3<T> {
-    let mut resized = volume.to_owned();
+pub(super) fn resize<T: Copy>(volume: ArrayView3<T>, shape: [usize; 3]) -> Array3<T> {
+    let mut resized = volume.as_standard_layout().into_owned();
     for axis in (0..3).filter(|&axis| volume.len_of(Axis(axis)) != shape[axis]) {
-        resized = resized.select(Axis(axis), &indices(volume.len_of(Axis(axis)), shape[axis]));
+        resized = select(
+            resized.view(),
+            axis,
+            &indices(volume.len_of(Axis(axis)), shape[axis]),
+        );
     }
     resized
 }

@@ -32,7 +32,7 @@ pub(super) fn resize<T: Sample, U: Sample>(
     };
     let unclipped = |_: [usize; 3], value: f64| value;
     match axes.as_slice() {
-        [] => volume.mapv(|v| U::narrow(v.widen())),
+        [] => volume.as_standard_layout().mapv(|v| U::narrow(v.widen())),
         [only] => pass(volume, *only, shape[*only], clip),
         [first, rest @ .., last] => {
             let mut current: Array3<f64> = pass(volume, *first, shape[*first], unclipped);

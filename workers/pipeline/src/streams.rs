@@ -132,7 +132,7 @@ pub async fn set_up(connection: &Connection, settings: &StreamSettings) -> Resul
                 break;
             }
             config.max_bytes /= 2;
-            tracing::info!(
+            tracing::debug!(
                 "stream {name}: the server has less room; asking for {} bytes",
                 config.max_bytes
             );

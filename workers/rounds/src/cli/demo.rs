@@ -31,7 +31,7 @@ pub struct Demo {
     #[arg(long, default_value = ".tools/mni")]
     mni: PathBuf,
     /// Rounds to train
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 8)]
     rounds: u32,
     /// Iterations of a local epoch
     #[arg(long, default_value_t = 8)]

@@ -16,7 +16,7 @@ mod up;
 mod watch;
 mod worker;
 
-use std::path::PathBuf;
+use std::{io::IsTerminal, path::PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -141,11 +141,16 @@ pub fn stop_on_signal(stop: CancellationToken) {
     });
 }
 
-/// Sends logs to standard error; `RUST_LOG` filters them.
+/// Sends logs to standard error; `RUST_LOG` filters them. The demo tells its story itself.
 pub fn init_logs(arguments: &Arguments) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    let level = match arguments.command {
+        Command::Demo(_) => "warn",
+        _ => "info,async_nats=warn",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let logs = fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .with_target(false);
     if arguments.log_json {

@@ -103,9 +103,13 @@ impl Server {
     pub async fn client(&self) -> anyhow::Result<Client> {
         let access = self.connection()?.access();
         let patience = std::time::Duration::from_secs(5);
-        Ok(Client::new(
-            Connection::open(&access, "rounds-cli", patience, &Metrics::new()).await?,
-        ))
+        let connection = Connection::open(&access, "rounds-cli", patience, &Metrics::new()).await;
+        let connection = match &self.nats {
+            Some(_) => connection?,
+            None => connection
+                .with_context(|| format!("is `rounds up --home {}` running?", self.home.display()))?,
+        };
+        Ok(Client::new(connection))
     }
 }
 

@@ -49,28 +49,32 @@ pub fn metrics() -> Metrics {
     metrics
 }
 
-/// Runs workers for `phases` of a site until `stop`. `announce` tells the federation of the site first.
+/// Tells the federation of a site. From then on jobs may name its data sets.
+pub async fn introduce(connection: &Connection, site: &Site) -> anyhow::Result<()> {
+    let announcement = announcement(site)?;
+    streams::set_up(connection, &StreamSettings::default()).await?;
+    streams::set_up_site(connection, &site.settings.site, Pace::default()).await?;
+    worker::announce(connection, &announcement).await?;
+    let datasets: Vec<String> = announcement
+        .datasets
+        .iter()
+        .map(|dataset| format!("{} ({} cases)", dataset.id, dataset.cases))
+        .collect();
+    tracing::info!(site = site.settings.site, "ready: {}", datasets.join(", "));
+    Ok(())
+}
+
+/// Runs workers for `phases` of a site until `stop`.
 pub async fn run_site(
     connection: Connection,
     site: Arc<Site>,
     phases: &[names::Phase],
-    announce: bool,
     gate: Gate,
     metrics: Metrics,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     streams::set_up(&connection, &StreamSettings::default()).await?;
     streams::set_up_site(&connection, &site.settings.site, Pace::default()).await?;
-    if announce {
-        let announcement = announcement(&site)?;
-        worker::announce(&connection, &announcement).await?;
-        let datasets: Vec<String> = announcement
-            .datasets
-            .iter()
-            .map(|dataset| format!("{} ({} cases)", dataset.id, dataset.cases))
-            .collect();
-        tracing::info!(site = site.settings.site, "ready: {}", datasets.join(", "));
-    }
     let mut settings = WorkerSettings::new(
         &site.settings.site,
         VERSION,

@@ -78,7 +78,7 @@ impl Demo {
         super::on_runtime(async {
             let stop = CancellationToken::new();
             super::stop_on_signal(stop.clone());
-            let mut working = std::pin::pin!(up.work(&server, sites.clone(), stop.clone()));
+            let mut working = std::pin::pin!(up.work(&server, sites.clone(), stop.clone(), || ()));
             let jobs = self.jobs(&server, &sites, &folders, dataset_id, configuration, begun);
             let done = tokio::select! {
                 worked = &mut working => return worked.and_then(|()| bail!("interrupted")),

@@ -74,12 +74,11 @@ impl Up {
         super::on_runtime(async {
             let stop = CancellationToken::new();
             super::stop_on_signal(stop.clone());
-            println!(
-                "rounds is up at {}; commands find it by --home {}",
-                server.address().url,
-                self.home.display()
-            );
-            self.work(&server, sites, stop).await
+            let ready = || {
+                let (url, home) = (&server.address().url, self.home.display());
+                println!("rounds is up at {url}; commands find it by --home {home}");
+            };
+            self.work(&server, sites, stop, ready).await
         })
     }
 
@@ -108,15 +107,21 @@ impl Up {
     }
 
     /// Runs the orchestrator and the sites until `stop`. One slot for heavy work is shared by all.
+    /// `ready` is called once jobs may be submitted to all sites.
     pub async fn work(
         &self,
         server: &Server,
         sites: Vec<Arc<Site>>,
         stop: CancellationToken,
+        ready: impl FnOnce(),
     ) -> anyhow::Result<()> {
         let metrics = crate::parts::metrics();
         let connection = Connection::open(&server.access(), "rounds-up", parts::PATIENCE, &metrics).await?;
         super::serve_metrics(self.metrics.as_deref(), &metrics, &stop).await?;
+        for site in &sites {
+            parts::introduce(&connection, site).await?;
+        }
+        ready();
         let gate = Gate::new(self.home.join("slot"));
         let root = self.home.join("orchestrator");
         let site_phases: Vec<Phase> = Phase::ALL
@@ -132,9 +137,8 @@ impl Up {
             let (connection, gate, metrics, stop) =
                 (connection.clone(), gate.clone(), metrics.clone(), stop.clone());
             let phases = site_phases.clone();
-            running.spawn(async move {
-                parts::run_site(connection, site, &phases, true, gate, metrics, stop).await
-            });
+            running
+                .spawn(async move { parts::run_site(connection, site, &phases, gate, metrics, stop).await });
         }
         let mut outcome = Ok(());
         while let Some(ended) = running.join_next().await {

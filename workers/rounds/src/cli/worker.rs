@@ -42,6 +42,9 @@ pub fn work(settings: &Path, phases: &[Phase], announce: bool) -> anyhow::Result
         let connection = Connection::open(&access, &name, parts::PATIENCE, &metrics).await?;
         // One slot a site folder: its workers share the machine's device.
         let gate = Gate::new(site.settings.root.join("slot"));
-        parts::run_site(connection, site, phases, announce, gate, metrics, stop).await
+        if announce {
+            parts::introduce(&connection, &site).await?;
+        }
+        parts::run_site(connection, site, phases, gate, metrics, stop).await
     })
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::{
+    consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+    stream::ConsumerError,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::{sync::mpsc, time::sleep};
@@ -49,20 +52,10 @@ async fn follow(
     sender: &mpsc::Sender<Tailed>,
 ) -> Result<(), Error> {
     let failed = |error: &dyn std::fmt::Display| Error::request(format!("read {stream}"), error);
-    let config = pull::Config {
-        filter_subject: filter.to_owned(),
-        deliver_policy: DeliverPolicy::ByStartSequence {
-            start_sequence: *next,
-        },
-        ack_policy: AckPolicy::None,
-        inactive_threshold: Duration::from_secs(60),
-        memory_storage: true,
-        num_replicas: 1,
-        ..pull::Config::default()
+    let from = DeliverPolicy::ByStartSequence {
+        start_sequence: *next,
     };
-    let consumer = connection
-        .jetstream()
-        .create_consumer_on_stream(config, stream)
+    let consumer = reader(connection, stream, filter, from)
         .await
         .map_err(|error| failed(&error))?;
     // A lost server shows within two heartbeats, not at the expiry of the request.
@@ -102,21 +95,32 @@ async fn follow(
     }
 }
 
-/// All messages of a stream that match a filter now, in order.
-pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Tailed>, Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::request(format!("read {filter}"), error);
+/// A short-lived consumer that only reads.
+async fn reader(
+    connection: &Connection,
+    stream: &str,
+    filter: &str,
+    deliver_policy: DeliverPolicy,
+) -> Result<Consumer<pull::Config>, ConsumerError> {
     let config = pull::Config {
         filter_subject: filter.to_owned(),
-        deliver_policy: DeliverPolicy::All,
+        deliver_policy,
         ack_policy: AckPolicy::None,
         inactive_threshold: Duration::from_secs(60),
         memory_storage: true,
         num_replicas: 1,
         ..pull::Config::default()
     };
-    let consumer = connection
+    connection
         .jetstream()
         .create_consumer_on_stream(config, stream)
+        .await
+}
+
+/// All messages of a stream that match a filter now, in order.
+pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Tailed>, Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::request(format!("read {filter}"), error);
+    let consumer = reader(connection, stream, filter, DeliverPolicy::All)
         .await
         .map_err(|error| failed(&error))?;
     let count = consumer.cached_info().num_pending as usize;

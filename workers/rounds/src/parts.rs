@@ -49,11 +49,16 @@ pub fn metrics() -> Metrics {
     metrics
 }
 
-/// Tells the federation of a site. From then on jobs may name its data sets.
-pub async fn introduce(connection: &Connection, site: &Site) -> anyhow::Result<()> {
-    let announcement = announcement(site)?;
+/// Makes the streams and a site's durable consumers. Doing it twice changes nothing.
+pub async fn set_up_site(connection: &Connection, site: &Site) -> anyhow::Result<()> {
     streams::set_up(connection, &StreamSettings::default()).await?;
     streams::set_up_site(connection, &site.settings.site, Pace::default()).await?;
+    Ok(())
+}
+
+/// Tells the federation of a site that is set up. From then on jobs may name its data sets.
+pub async fn introduce(connection: &Connection, site: &Site) -> anyhow::Result<()> {
+    let announcement = announcement(site)?;
     worker::announce(connection, &announcement).await?;
     let datasets: Vec<String> = announcement
         .datasets
@@ -64,7 +69,7 @@ pub async fn introduce(connection: &Connection, site: &Site) -> anyhow::Result<(
     Ok(())
 }
 
-/// Runs workers for `phases` of a site until `stop`.
+/// Runs workers for `phases` of a site that is set up, until `stop`.
 pub async fn run_site(
     connection: Connection,
     site: Arc<Site>,
@@ -73,8 +78,6 @@ pub async fn run_site(
     metrics: Metrics,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    streams::set_up(&connection, &StreamSettings::default()).await?;
-    streams::set_up_site(&connection, &site.settings.site, Pace::default()).await?;
     let mut settings = WorkerSettings::new(
         &site.settings.site,
         VERSION,

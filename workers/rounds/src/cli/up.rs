@@ -119,6 +119,7 @@ impl Up {
         let connection = Connection::open(&server.access(), "rounds-up", parts::PATIENCE, &metrics).await?;
         super::serve_metrics(self.metrics.as_deref(), &metrics, &stop).await?;
         for site in &sites {
+            parts::set_up_site(&connection, site).await?;
             parts::introduce(&connection, site).await?;
         }
         ready();

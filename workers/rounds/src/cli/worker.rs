@@ -42,6 +42,7 @@ pub fn work(settings: &Path, phases: &[Phase], announce: bool) -> anyhow::Result
         let connection = Connection::open(&access, &name, parts::PATIENCE, &metrics).await?;
         // One slot a site folder: its workers share the machine's device.
         let gate = Gate::new(site.settings.root.join("slot"));
+        parts::set_up_site(&connection, &site).await?;
         if announce {
             parts::introduce(&connection, &site).await?;
         }

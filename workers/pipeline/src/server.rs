@@ -33,7 +33,7 @@ pub struct ServerSettings {
     pub program: PathBuf,
     /// A folder for its configuration and streams; made where missing.
     pub store: PathBuf,
-    /// Its port on 127.0.0.1; none: any free one.
+    /// Its port on 127.0.0.1; none: that of the last server on the store, else any free one.
     pub port: Option<u16>,
 }
 
@@ -85,7 +85,12 @@ impl Server {
     /// Starts the server and waits until it listens. Blocks.
     pub fn start(settings: &ServerSettings) -> Result<Self, Error> {
         fs::create_dir_all(&settings.store).map_err(Error::file(&settings.store))?;
-        let token = random_token()?;
+        // At its last address those who followed a job find it again.
+        let last = Address::read(&settings.store).ok();
+        let token = last
+            .as_ref()
+            .map_or_else(random_token, |last| Ok(last.token.clone()))?;
+        let last_port = last.and_then(|last| port_of(&last.url));
         let (settings, store) = (settings.clone(), settings.store.clone());
         let process = Arc::new(AtomicU32::new(0));
         let (stop, stopped) = mpsc::channel();
@@ -95,7 +100,12 @@ impl Server {
         let keeper = thread::Builder::new()
             .name("nats-server".into())
             .spawn(move || {
-                let first = launch(&settings, &token, settings.port);
+                let first = match (settings.port, last_port) {
+                    (None, Some(port)) => {
+                        launch(&settings, &token, Some(port)).or_else(|_| launch(&settings, &token, None))
+                    }
+                    (port, _) => launch(&settings, &token, port),
+                };
                 match first {
                     Ok((child, port)) => {
                         shared.store(child.id(), Ordering::Relaxed);
@@ -311,7 +321,11 @@ fn read_port(folder: &Path) -> Option<u16> {
     }
     let file = fs::read_dir(folder).ok()?.flatten().next()?;
     let ports: Ports = serde_json::from_slice(&fs::read(file.path()).ok()?).ok()?;
-    ports.nats.first()?.rsplit(':').next()?.parse().ok()
+    port_of(ports.nats.first()?)
+}
+
+fn port_of(url: &str) -> Option<u16> {
+    url.rsplit(':').next()?.parse().ok()
 }
 
 fn write_private(path: &Path, text: &str) -> Result<(), Error> {

@@ -103,6 +103,30 @@ async fn a_program_that_is_no_server_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_on_the_same_store_has_its_last_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = ServerSettings {
+        program: program(),
+        ..ServerSettings::new(folder.path())
+    };
+    let start = || Server::start(&settings).unwrap();
+    let first = start();
+    let address = first.address().clone();
+    drop(first);
+    let again = start();
+    assert_eq!(*again.address(), address);
+    // The port is taken: the next server finds another.
+    std::fs::create_dir(folder.path().join("other")).unwrap();
+    let name = "address.json";
+    std::fs::copy(folder.path().join(name), folder.path().join("other").join(name)).unwrap();
+    let other = Server::start(&ServerSettings {
+        store: folder.path().join("other"),
+        ..settings.clone()
+    });
+    assert_ne!(other.unwrap().address().url, address.url);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_server_ends_with_its_owner() {
     let private = private().await;
     let process = private.server.process_id();

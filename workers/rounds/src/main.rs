@@ -2,11 +2,13 @@
 //!
 //! - `cli/`: one command, one file.
 //! - `phases/`: one phase, one file: task in, one call into `nnunet`, result out.
+//! - `memory.rs`: what the process keeps between the iterations of a training.
 //! - `settings.rs`: what a site and an orchestrator are told.
 //! - `site.rs`: the folder that all workers of a site share.
 
 mod cli;
 mod device;
+mod memory;
 mod parts;
 mod phases;
 mod settings;

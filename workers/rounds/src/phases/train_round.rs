@@ -18,7 +18,7 @@ use super::{
     Watch, average::fetch_weights, failure, momentum, planned::Planned, preprocess::case_folder, training,
     unknown_input,
 };
-use crate::site::Site;
+use crate::{memory::KeepFreed, site::Site};
 
 /// Runs one task.
 pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
@@ -33,6 +33,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     else {
         return Err(unknown_input(task));
     };
+    let _kept = KeepFreed::start();
     let start = Start {
         pooled,
         plans_digest,

@@ -19,6 +19,7 @@ use nnunet::{
 use schemas::job::{Device, FoldId};
 
 use self::{epochs::State, experiment::Experiment};
+use crate::memory::KeepFreed;
 
 /// The command's flags.
 #[derive(Debug, Args)]
@@ -90,6 +91,7 @@ impl Train {
             );
             read_weights(&last, &experiment)?
         } else {
+            let _kept = KeepFreed::start();
             let state = self.start(&mut experiment)?;
             epochs::train(&mut experiment, state)?
         };

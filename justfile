@@ -40,9 +40,31 @@ demo *arguments: build
 test *arguments: setup setup-oracle
     cargo test --release --workspace --no-fail-fast {{ arguments }}
 
-# Compare with Python nnU-Net, part by part
+# Compare with Python nnU-Net, part by part, and print the table
 parity *arguments: setup setup-oracle
-    cargo test --release -p tests --test parity {{ arguments }}
+    rm -f target/parity.txt
+    ROUNDS_PARITY_TABLE=$PWD/target/parity.txt cargo test --release --workspace --test parity -- --include-ignored {{ arguments }}
+    printf '\n%-12s%-24s%-72s%14s%10s%10s%8s\n' stage 'data set' compared 'largest diff.' 'Rounds s' 'Python s' ratio
+    sort -k2,2 -s target/parity.txt
+
+# Measure beside Python nnU-Net, command against command; `just bench --data FOLDER` takes the data sets in it
+bench *arguments: setup setup-oracle build
+    .tools/oracle/bin/python tests/oracle/bench.py target/release/rounds .tools/mni {{ arguments }}
+
+# Train one federation with Rounds and with Python nnU-Net, score both on held-out cases; two hours on two cores
+compare-federated data work rounds="20" iterations="10": setup setup-oracle build
+    #!/usr/bin/env bash
+    set -euo pipefail
+    federated() { .tools/oracle/bin/python tests/oracle/federated.py "$@"; }
+    federated split {{ data }} {{ work }}
+    federated rounds {{ work }} {{ rounds }} {{ iterations }} target/release/rounds
+    federated train {{ work }} {{ rounds }} {{ iterations }}
+    federated score {{ work }} {{ work }}/rounds/Dataset*/nnUNetTrainer__nnUNetPlans__3d_fullres
+    federated score {{ work }} {{ work }}/python
+
+# Measure resampling and cropping alone
+bench-code: setup
+    cargo bench --profile release -p nnunet
 
 # Check the form of the code
 lint: setup

@@ -1,6 +1,8 @@
-//! What the whole-system and parity tests share: where the oracle is, where the real data are.
+//! What the whole-system and parity tests share: programs, data, the oracle.
 
 pub mod federation;
+pub mod hippocampus;
+pub mod parity_table;
 pub mod process;
 pub mod scans;
 
@@ -13,13 +15,6 @@ use std::{
 /// The root of the repository.
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// The hippocampus data beside the repository (`../shared/data/hippocampus`), where present.
-/// A test that needs it calls [`skip`] without it and returns.
-pub fn shared_data() -> Option<PathBuf> {
-    let folder = repository().join("../shared/data/hippocampus");
-    folder.is_dir().then_some(folder)
 }
 
 /// Says that a test skips, past the test runner's capture: CI fails on a name that tests/skipped.txt lacks.

@@ -12,7 +12,7 @@ use nnunet::{
 };
 use schemas::nnunet::{Fingerprint, IntensityProperties};
 use serde_json::Value;
-use tests::oracle;
+use tests::{hippocampus, oracle};
 
 /// A NIfTI-1 file, written without the crate under test.
 struct Nifti {
@@ -539,48 +539,31 @@ fn dataset_folder(parent: &Path, name: &str) -> PathBuf {
 fn a_small_fingerprint_is_pythons() {
     let folder = tempfile::tempdir().unwrap();
     let name = "Dataset998_Small";
-    let pooled = dataset_folder(folder.path(), name);
-    let mut sites = Vec::new();
-    for (number, cases) in [0..2, 2..5].into_iter().enumerate() {
-        let site = dataset_folder(folder.path(), &format!("site{number}"));
-        write_small(&site, cases);
-        sites.push(RawDataset::open(&site).unwrap());
-        link(&site, &pooled);
-    }
-    let document = sites[0].dataset_json.with_num_training(5);
-    std::fs::write(
-        pooled.join("dataset.json"),
-        serde_json::to_string(&document).unwrap(),
-    )
-    .unwrap();
-    assert_same(&federated(&sites), &pythons(folder.path(), name).0);
+    let sites: Vec<PathBuf> = [0..2, 2..5]
+        .into_iter()
+        .enumerate()
+        .map(|(number, cases)| {
+            let site = dataset_folder(folder.path(), &format!("site{number}"));
+            write_small(&site, cases);
+            site
+        })
+        .collect();
+    hippocampus::pool(&sites, &folder.path().join(name)).unwrap();
+    assert_same(&federated(&open(&sites)), &pythons(folder.path(), name).0);
 }
 
 #[test]
 fn the_pooled_hippocampus_fingerprint_is_pythons() {
-    let Some(shared) = tests::shared_data() else {
-        println!("skipped: the_pooled_hippocampus_fingerprint_is_pythons: no shared data");
+    let Some(data) = hippocampus::folder() else {
+        tests::skip("the_pooled_hippocampus_fingerprint_is_pythons", "no shared data");
         return;
     };
     let folder = tempfile::tempdir().unwrap();
     let name = "Dataset997_Pooled";
-    let pooled = dataset_folder(folder.path(), name);
-    let mut sites = Vec::new();
-    for site in ["site-a", "site-b", "site-c"] {
-        let entries = std::fs::read_dir(shared.join(site)).unwrap();
-        let site = entries
-            .map(|entry| entry.unwrap().path())
-            .find(|path| path.is_dir())
-            .unwrap();
-        link(&site, &pooled);
-        sites.push(RawDataset::open(&site).unwrap());
-    }
-    let document = sites[0].dataset_json.with_num_training(180);
-    std::fs::write(
-        pooled.join("dataset.json"),
-        serde_json::to_string(&document).unwrap(),
-    )
-    .unwrap();
+    let pooled = folder.path().join(name);
+    let sites = hippocampus::sites(&data).unwrap();
+    hippocampus::pool(&sites, &pooled).unwrap();
+    let sites = open(&sites);
     let start = std::time::Instant::now();
     let found = federated(&sites);
     println!(
@@ -599,13 +582,6 @@ fn the_pooled_hippocampus_fingerprint_is_pythons() {
     assert_same(&found, &expected);
 }
 
-/// Links a site's images and labels into the pooled data set.
-fn link(site: &Path, pooled: &Path) {
-    for part in ["imagesTr", "labelsTr"] {
-        for entry in std::fs::read_dir(site.join(part)).unwrap() {
-            let entry = entry.unwrap();
-            let source = std::fs::canonicalize(entry.path()).unwrap();
-            std::os::unix::fs::symlink(source, pooled.join(part).join(entry.file_name())).unwrap();
-        }
-    }
+fn open(sites: &[PathBuf]) -> Vec<RawDataset> {
+    sites.iter().map(|site| RawDataset::open(site).unwrap()).collect()
 }

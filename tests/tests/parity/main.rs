@@ -9,3 +9,4 @@ mod model;
 mod payloads;
 mod plan;
 mod preprocess;
+mod stages;

@@ -339,7 +339,7 @@ fn preprocessed_cases_are_pythons() {
     );
     let mut sets = vec![("ct", ct), ("masked", masked)];
     let mut hippocampus = None;
-    if let Some(data) = tests::shared_data() {
+    if let Some(data) = tests::hippocampus::folder() {
         let (raw, plans) = hippocampus_plans(&data);
         hippocampus = Some(Made {
             raw,
@@ -466,7 +466,7 @@ fn processor_seconds() -> f64 {
 #[test]
 #[ignore = "a measurement: 90 cases, as they are and resampled, Rounds against Python, reading included"]
 fn speed_on_site_a() {
-    let Some(data) = tests::shared_data() else {
+    let Some(data) = tests::hippocampus::folder() else {
         println!("skipped: speed_on_site_a: no shared data");
         return;
     };

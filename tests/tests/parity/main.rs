@@ -5,6 +5,7 @@ mod network;
 
 mod augment;
 mod data;
+mod formats;
 mod model;
 mod payloads;
 mod plan;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{RawCase, RawDataset};
-use crate::{Error, Result, progress::Observer};
+use crate::{Error, Result, image::Reader, progress::Observer};
 
 /// The cases of a data set with the digests of their files: pass 0 of the fingerprint.
 /// A job freezes it; a later change of the data is a named failure.
@@ -24,7 +24,7 @@ pub struct Inventory {
 pub struct CaseDigest {
     /// The identifier. Stays at the site.
     pub identifier: String,
-    /// The sha256 over the image files and the segmentation, in order, in hex.
+    /// The sha256 over the image files and the segmentation, in order, and the files beside them, in hex.
     pub digest: String,
     /// The bytes of all its files.
     pub bytes: u64,
@@ -41,7 +41,7 @@ impl Inventory {
             if observer.stop_requested() {
                 return Err(Error::Stopped);
             }
-            let digest = CaseDigest::of(case)?;
+            let digest = CaseDigest::of(case, dataset.reader)?;
             observer.advanced(
                 "cases",
                 done.fetch_add(1, Ordering::Relaxed) + 1,
@@ -93,7 +93,7 @@ impl Inventory {
             let reason = format!("the inventory has {frozen} cases, {} has {found}", dataset.name);
             return Err(Error::bad_case(format!("#{ordinal}"), reason));
         };
-        if CaseDigest::of(case)? != *taken {
+        if CaseDigest::of(case, dataset.reader)? != *taken {
             return Err(Error::bad_case(
                 &taken.identifier,
                 "its files changed after the job's inventory was taken",
@@ -112,10 +112,10 @@ impl Inventory {
 
 impl CaseDigest {
     /// Reads all files of the case.
-    fn of(case: &RawCase) -> Result<CaseDigest> {
+    fn of(case: &RawCase, reader: Reader) -> Result<CaseDigest> {
         let mut hasher = Sha256::new();
         let mut bytes = 0;
-        for path in case.files() {
+        for path in &case.files_with_companions(reader) {
             let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
             // The length keeps apart what the files' order alone would not.
             let length = file.metadata().map_err(Error::io(path))?.len();

@@ -163,8 +163,14 @@ fn describe(geometry: &Geometry) -> String {
     match geometry {
         Geometry::SimpleItk {
             origin, direction, ..
+        }
+        | Geometry::SimpleItkReoriented {
+            origin, direction, ..
         } => format!("origin {origin:?}, direction {direction:?}"),
-        Geometry::Nibabel { original_affine } => format!("affine {original_affine:?}"),
+        Geometry::Nibabel { original_affine } | Geometry::NibabelReoriented { original_affine, .. } => {
+            format!("affine {original_affine:?}")
+        }
+        Geometry::SpacingOnly { spacing } => format!("spacing {spacing:?}"),
     }
 }
 

@@ -1,9 +1,11 @@
-//! Gzip, also of several members, without trusting a size that a file promises.
+//! Deflate, as gzip (also of several members) or zlib wrap it, without trusting a size that a file promises.
 
 use std::io::{self, Read};
 
-use flate2::read::MultiGzDecoder;
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use libdeflater::{CompressionLvl, Compressor, Decompressor};
+
+use super::voxels::too_short;
 
 /// Deflate packs at most 1032 bytes into one (zlib's technical notes).
 const LARGEST_RATIO: usize = 1032;
@@ -26,12 +28,7 @@ pub(super) fn head(compressed: &[u8], length: usize) -> io::Result<Vec<u8>> {
 
 /// The first `expected` inflated bytes; the error says what is wrong. Checksums are checked to the end.
 pub(super) fn inflate(compressed: &[u8], expected: usize) -> Result<Vec<u8>, String> {
-    if expected / LARGEST_RATIO > compressed.len() {
-        let length = compressed.len();
-        return Err(format!(
-            "its header promises {expected} bytes, more than {length} compressed bytes can hold"
-        ));
-    }
+    check_ratio(compressed, expected)?;
     // The usual file is one member of just the expected size: its last four bytes say so.
     let claimed = compressed
         .last_chunk()
@@ -42,30 +39,66 @@ pub(super) fn inflate(compressed: &[u8], expected: usize) -> Result<Vec<u8>, Str
             return Ok(bytes);
         }
     }
-    let mut decoder = MultiGzDecoder::new(compressed);
-    let mut bytes = Vec::new();
-    let result = decoder.by_ref().take(expected as u64).read_to_end(&mut bytes);
-    result.map_err(|error| format!("broken gzip data: {error}"))?;
-    if bytes.len() < expected {
+    first(MultiGzDecoder::new(compressed), expected, "gzip")
+}
+
+/// As [`inflate`], of what zlib wrapped.
+pub(super) fn inflate_zlib(compressed: &[u8], expected: usize) -> Result<Vec<u8>, String> {
+    check_ratio(compressed, expected)?;
+    first(ZlibDecoder::new(compressed), expected, "zlib")
+}
+
+fn check_ratio(compressed: &[u8], expected: usize) -> Result<(), String> {
+    if expected / LARGEST_RATIO > compressed.len() {
+        let length = compressed.len();
         return Err(format!(
-            "its header promises {expected} bytes, but it holds {}",
-            bytes.len()
+            "its header promises {expected} bytes, more than {length} compressed bytes can hold"
         ));
     }
-    io::copy(&mut decoder, &mut io::sink()).map_err(|error| format!("broken gzip data: {error}"))?;
+    Ok(())
+}
+
+fn first(mut decoder: impl Read, expected: usize, wrapper: &str) -> Result<Vec<u8>, String> {
+    let broken = |error: io::Error| format!("broken {wrapper} data: {error}");
+    let mut bytes = Vec::new();
+    decoder
+        .by_ref()
+        .take(expected as u64)
+        .read_to_end(&mut bytes)
+        .map_err(broken)?;
+    if bytes.len() < expected {
+        return Err(too_short(expected, bytes.len()));
+    }
+    io::copy(&mut decoder, &mut io::sink()).map_err(broken)?;
     Ok(bytes)
 }
 
 /// One gzip member, without a time or a name in it.
 pub(super) fn deflate(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let level = CompressionLvl::new(LEVEL).map_err(|error| format!("{error:?}"))?;
-    let mut compressor = Compressor::new(level);
+    let mut compressor = compressor()?;
     let mut compressed = vec![0; compressor.gzip_compress_bound(bytes.len())];
     let length = compressor
         .gzip_compress(bytes, &mut compressed)
         .map_err(|error| error.to_string())?;
     compressed.truncate(length);
     Ok(compressed)
+}
+
+/// As [`deflate`], wrapped as zlib does.
+pub(super) fn deflate_zlib(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let mut compressor = compressor()?;
+    let mut compressed = vec![0; compressor.zlib_compress_bound(bytes.len())];
+    let length = compressor
+        .zlib_compress(bytes, &mut compressed)
+        .map_err(|error| error.to_string())?;
+    compressed.truncate(length);
+    Ok(compressed)
+}
+
+fn compressor() -> Result<Compressor, String> {
+    CompressionLvl::new(LEVEL)
+        .map(Compressor::new)
+        .map_err(|error| format!("{error:?}"))
 }
 
 #[cfg(test)]
@@ -79,6 +112,17 @@ mod tests {
         assert_eq!(inflate(&compressed, 11).unwrap(), b"hello world");
         assert_eq!(inflate(&compressed, 8).unwrap(), b"hello wo");
         assert_eq!(head(&compressed, 20).unwrap(), b"hello world");
+    }
+
+    #[test]
+    fn zlib_reads_back() {
+        let mut compressed = deflate_zlib(b"hello world").unwrap();
+        assert_eq!(inflate_zlib(&compressed, 11).unwrap(), b"hello world");
+        assert_eq!(inflate_zlib(&compressed, 5).unwrap(), b"hello");
+        assert!(inflate_zlib(&compressed, 12).unwrap_err().contains("holds 11"));
+        let checksum = compressed.len() - 1;
+        compressed[checksum] ^= 1;
+        assert!(inflate_zlib(&compressed, 11).unwrap_err().contains("broken"));
     }
 
     #[test]

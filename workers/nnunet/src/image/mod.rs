@@ -1,10 +1,30 @@
 //! Scans and segmentations: reading, writing, and where in the patient they lie.
+//!
+//! `reader` chooses among nnU-Net's readers: `simple_itk` (`nifti`, `nrrd`, `meta`, `gipl`; `orientation`), `nibabel`,
+//! `natural` (PNG here, `bmp`) and `tiff3d`; the last two share `tiff`, `tiff_pixels`, `tiff_series`, `tiff_write`.
 
+mod bmp;
+mod files;
 mod geometry;
+mod gipl;
+mod grid;
 mod gzip;
+mod meta;
+mod natural;
+mod nibabel;
 mod nifti;
 mod nifti_geometry;
+mod nrrd;
+mod nrrd_header;
+mod nrrd_words;
+mod orientation;
 mod reader;
+mod simple_itk;
+mod tiff;
+mod tiff3d;
+mod tiff_pixels;
+mod tiff_series;
+mod tiff_write;
 mod voxels;
 
 use ndarray::{Array3, Array4};

@@ -1,9 +1,9 @@
 //! NIfTI-1 files: header, voxels, writing. (nifti1.h of the NIfTI-1 standard)
 
-use std::path::Path;
-
-use super::{gzip, voxels::VoxelType};
-use crate::{Error, Result};
+use super::{
+    gzip,
+    voxels::{VoxelType, byte_size, too_short},
+};
 
 /// Bytes of a NIfTI-1 header with its (empty) list of extensions.
 const HEADER: usize = 352;
@@ -39,57 +39,20 @@ pub(super) struct Header {
     pub rows: [[f32; 4]; 3],
 }
 
-/// A file that was read: its header and the bytes of its voxels.
-pub(super) struct Volume {
-    /// The header.
-    pub header: Header,
-    content: Vec<u8>,
-}
-
-impl Volume {
-    /// The bytes of the voxels, x fastest.
-    pub fn bytes(&self) -> &[u8] {
-        &self.content[self.header.offset..self.header.end()]
-    }
-}
-
-/// Reads `.nii` and `.nii.gz`, told apart by content.
-pub(super) fn read(path: &Path) -> Result<Volume> {
-    let file = std::fs::read(path).map_err(Error::io(path))?;
-    let bad = |reason: String| Error::bad_file(path, reason);
+/// Reads `.nii` and `.nii.gz`, told apart by content: the header, and the inflated content from its first byte
+/// to at least the last voxel's.
+pub(super) fn read(file: Vec<u8>) -> Result<(Header, Vec<u8>), String> {
     if !gzip::is_gzip(&file) {
-        let header = Header::parse(&file).map_err(bad)?;
+        let header = Header::parse(&file)?;
         if file.len() < header.end() {
-            let (promised, held) = (header.end(), file.len());
-            return Err(bad(format!(
-                "its header promises {promised} bytes, but it holds {held}"
-            )));
+            return Err(too_short(header.end(), file.len()));
         }
-        return Ok(Volume {
-            header,
-            content: file,
-        });
+        return Ok((header, file));
     }
-    let head = gzip::head(&file, HEADER).map_err(|error| bad(format!("broken gzip data: {error}")))?;
-    let header = Header::parse(&head).map_err(bad)?;
-    let content = gzip::inflate(&file, header.end()).map_err(bad)?;
-    Ok(Volume { header, content })
-}
-
-/// Writes a file of unsigned integers; compressed where the name ends in `.gz`.
-pub(super) fn write(header: &Header, voxels: &[u8], path: &Path) -> Result<()> {
-    let mut bytes = header.bytes();
-    bytes.extend_from_slice(voxels);
-    let name = path.to_string_lossy().to_lowercase();
-    if name.ends_with(".nii.gz") {
-        bytes = gzip::deflate(&bytes).map_err(|reason| Error::bad_file(path, reason))?;
-    } else if !name.ends_with(".nii") {
-        return Err(Error::bad_file(
-            path,
-            "segmentations are written as .nii or .nii.gz",
-        ));
-    }
-    std::fs::write(path, bytes).map_err(Error::io(path))
+    let head = gzip::head(&file, HEADER).map_err(|error| format!("broken gzip data: {error}"))?;
+    let header = Header::parse(&head)?;
+    let content = gzip::inflate(&file, header.end())?;
+    Ok((header, content))
 }
 
 /// Picks numbers out of a header in the file's byte order.
@@ -215,15 +178,11 @@ impl Header {
     }
 
     fn checked_end(&self) -> Option<usize> {
-        let voxels = self
-            .dims
-            .iter()
-            .try_fold(self.voxel_type.bytes(), |size, &dim| size.checked_mul(dim))?;
-        voxels.checked_add(self.offset)
+        byte_size(&self.dims, self.voxel_type).ok()?.checked_add(self.offset)
     }
 
     /// The header as little-endian bytes.
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; HEADER];
         let mut put =
             |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
@@ -278,22 +237,9 @@ mod tests {
 
     #[test]
     fn a_header_that_promises_too_much_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let huge = Header::new(&[30000, 30000, 30000, 30000], VoxelType::F64);
-        for (name, compressed) in [("a.nii", false), ("a.nii.gz", true)] {
-            let path = folder.path().join(name);
-            let bytes = huge.bytes();
-            std::fs::write(
-                &path,
-                if compressed {
-                    gzip::deflate(&bytes).unwrap()
-                } else {
-                    bytes
-                },
-            )
-            .unwrap();
-            let error = read(&path).map(|_| ()).unwrap_err().to_string();
-            assert!(error.contains(name) && error.contains("promises"), "{error}");
+        let huge = Header::new(&[30000, 30000, 30000, 30000], VoxelType::F64).bytes();
+        for file in [gzip::deflate(&huge).unwrap(), huge] {
+            assert!(read(file).unwrap_err().contains("promises"));
         }
     }
 

@@ -1,6 +1,6 @@
 //! A NIfTI header's geometry, as ITK and as nibabel understand it, and the way back.
 
-use super::{Geometry, nifti::Header};
+use super::{geometry::ItkSpace, nifti::Header};
 
 /// How far from right angles an sform's axes may stand for ITK: the cosine between two of them.
 const LARGEST_SHEAR: f64 = 1e-4;
@@ -14,13 +14,13 @@ const ALIGNED: i16 = 2;
 const MILLIMETRES_AND_SECONDS: u8 = 10;
 
 /// Voxel (x, y, z) to the patient's right, anterior, superior: three rows of four.
-type Affine = [[f64; 4]; 3];
+pub(super) type Affine = [[f64; 4]; 3];
 
 /// ITK's spacing, origin and direction for an image of 2 to 4 axes.
 ///
 /// Spacing is always pixdim. The sform counts where its code is 1 or there is no qform, the qform otherwise
 /// and where the sform is sheared. Patient coordinates turn from right-anterior to left-posterior.
-pub(super) fn itk(header: &Header, axes: usize) -> Result<Geometry, String> {
+pub(super) fn itk(header: &Header, axes: usize) -> Result<ItkSpace, String> {
     let scale = match header.units & 7 {
         1 => 1e3,
         3 => 1e-3,
@@ -39,15 +39,12 @@ pub(super) fn itk(header: &Header, axes: usize) -> Result<Geometry, String> {
         .collect();
     let mut spacing: Vec<f64> = pixdim.iter().map(|d| d.abs()).collect();
     spacing.iter_mut().take(3).for_each(|s| *s *= scale);
-    let mut origin = vec![0.0; axes];
-    let mut direction: Vec<f64> = (0..axes * axes)
-        .map(|i| f64::from(u8::from(i % (axes + 1) == 0)))
-        .collect();
+    let mut space = ItkSpace::identity(axes);
     if let Some(affine) = itk_affine(header)? {
         let in_space = axes.min(3);
         let patient = |row: usize| if row < 2 { -1.0 } else { 1.0 };
         for row in 0..in_space {
-            origin[row] = patient(row) * affine[row][3] * scale;
+            space.origin[row] = patient(row) * affine[row][3] * scale;
         }
         for column in 0..in_space {
             let length = (0..in_space)
@@ -60,15 +57,11 @@ pub(super) fn itk(header: &Header, axes: usize) -> Result<Geometry, String> {
             // A negative pixdim turns its axis around.
             let turned = pixdim[column].signum() / length;
             for row in 0..in_space {
-                direction[row * axes + column] = patient(row) * turned * affine[row][column];
+                space.direction[row * axes + column] = patient(row) * turned * affine[row][column];
             }
         }
     }
-    Ok(Geometry::SimpleItk {
-        spacing,
-        origin,
-        direction,
-    })
+    Ok(ItkSpace { spacing, ..space })
 }
 
 /// The transform that ITK believes; none where the file has none.
@@ -147,7 +140,7 @@ fn rotation([a, b, c, d]: [f64; 4]) -> [[f64; 3]; 3] {
 }
 
 /// nibabel's spacing (x, y, z) and affine of a 3D image: the sform, else the qform, else centred with x flipped.
-pub(super) fn nibabel(header: &Header) -> Result<([f64; 3], Geometry), String> {
+pub(super) fn nibabel(header: &Header) -> Result<([f64; 3], Affine), String> {
     let mut zooms = [0.0; 3];
     for (axis, zoom) in zooms.iter_mut().enumerate() {
         let pixdim = f64::from(header.pixdim[axis + 1]);
@@ -186,56 +179,46 @@ pub(super) fn nibabel(header: &Header) -> Result<([f64; 3], Geometry), String> {
         }
         rows
     };
-    let original_affine = [rows[0], rows[1], rows[2], [0.0, 0.0, 0.0, 1.0]];
-    Ok((zooms, Geometry::Nibabel { original_affine }))
+    Ok((zooms, rows))
 }
 
-/// Writes a geometry into a header the way its library would: ITK qform and sform with code 1, nibabel only
-/// the sform with code 2.
-pub(super) fn write(geometry: &Geometry, header: &mut Header) -> Result<(), String> {
-    match geometry {
-        Geometry::SimpleItk {
-            spacing,
-            origin,
-            direction,
-        } => {
-            let axes = spacing.len();
-            if !(2..=3).contains(&axes) || origin.len() != axes || direction.len() != axes * axes {
-                return Err(format!("a segmentation has 2 or 3 axes, its geometry {axes}"));
-            }
-            let mut rotation = [[0.0; 3]; 3];
-            rotation[2][2] = 1.0;
-            for row in 0..axes {
-                let patient = if row < 2 { -1.0 } else { 1.0 };
-                for column in 0..axes {
-                    rotation[row][column] = patient * direction[row * axes + column];
-                    header.rows[row][column] = (rotation[row][column] * spacing[column]) as f32;
-                }
-                header.rows[row][3] = (patient * origin[row]) as f32;
-                header.quaternion_offset[row] = header.rows[row][3];
-                header.pixdim[row + 1] = spacing[row] as f32;
-            }
-            if axes == 2 {
-                header.rows[2][2] = 1.0;
-            }
-            let (qfac, quaternion) = quaternion(rotation);
-            header.pixdim[0] = qfac as f32;
-            header.quaternion = quaternion.map(|part| part as f32);
-            (header.qform_code, header.sform_code) = (SCANNER, SCANNER);
-            header.units = MILLIMETRES_AND_SECONDS;
+/// Writes a geometry of 2 or 3 axes into a header as ITK does: qform and sform with code 1.
+pub(super) fn write_itk(space: &ItkSpace, header: &mut Header) {
+    let axes = space.axes();
+    let mut rotation = [[0.0; 3]; 3];
+    rotation[2][2] = 1.0;
+    for row in 0..axes {
+        let patient = if row < 2 { -1.0 } else { 1.0 };
+        for column in 0..axes {
+            rotation[row][column] = patient * space.direction[row * axes + column];
+            header.rows[row][column] = (rotation[row][column] * space.spacing[column]) as f32;
         }
-        Geometry::Nibabel {
-            original_affine: affine,
-        } => {
-            for (axis, row) in affine.iter().take(3).enumerate() {
-                header.rows[axis] = row.map(|x| x as f32);
-                header.pixdim[axis + 1] =
-                    (0..3).map(|row| affine[row][axis].powi(2)).sum::<f64>().sqrt() as f32;
-            }
-            header.sform_code = ALIGNED;
-        }
+        header.rows[row][3] = (patient * space.origin[row]) as f32;
+        header.quaternion_offset[row] = header.rows[row][3];
+        header.pixdim[row + 1] = space.spacing[row] as f32;
     }
-    Ok(())
+    if axes == 2 {
+        header.rows[2][2] = 1.0;
+    }
+    let (qfac, quaternion) = quaternion(rotation);
+    header.pixdim[0] = qfac as f32;
+    header.quaternion = quaternion.map(|part| part as f32);
+    (header.qform_code, header.sform_code) = (SCANNER, SCANNER);
+    header.units = MILLIMETRES_AND_SECONDS;
+}
+
+/// Writes an affine into a header as nibabel does: only the sform, with code 2.
+pub(super) fn write_nibabel(affine: &Affine, header: &mut Header) {
+    for (axis, row) in affine.iter().enumerate() {
+        header.rows[axis] = row.map(|x| x as f32);
+        header.pixdim[axis + 1] = voxel_size(affine, axis) as f32;
+    }
+    header.sform_code = ALIGNED;
+}
+
+/// The length of an axis of a voxel in mm.
+pub(super) fn voxel_size(affine: &Affine, axis: usize) -> f64 {
+    (0..3).map(|row| affine[row][axis].powi(2)).sum::<f64>().sqrt()
 }
 
 /// qfac and (b, c, d) of the quaternion that turns as `r` does, after its third column is flipped where `r`
@@ -299,9 +282,7 @@ mod tests {
                     sform_code,
                     ..turned()
                 };
-                let Geometry::SimpleItk { spacing, origin, .. } = itk(&header, 3).unwrap() else {
-                    panic!()
-                };
+                let ItkSpace { spacing, origin, .. } = itk(&header, 3).unwrap();
                 assert_eq!(spacing, [0.7f32, 0.8, 2.5].map(f64::from));
                 let expected = match (qform_code, sform_code) {
                     (0, 0) => [0.0, 0.0, 0.0],
@@ -324,12 +305,9 @@ mod tests {
         ];
         assert!(itk(&header, 3).unwrap_err().contains("sheared"));
         header.qform_code = 1;
-        let Geometry::SimpleItk {
+        let ItkSpace {
             origin, direction, ..
-        } = itk(&header, 3).unwrap()
-        else {
-            panic!()
-        };
+        } = itk(&header, 3).unwrap();
         assert_eq!(origin, [5.0, 6.0, -7.0]);
         let expected = [
             -0.74, 0.51642, -0.43094, -0.59642, -0.8, 0.06547, -0.31094, 0.30547, 0.9,
@@ -358,15 +336,11 @@ mod tests {
                 header.pixdim[0] = qfac;
                 let geometry = itk(&header, 3).unwrap();
                 let mut written = Header::new(&[3, 4, 5], VoxelType::U8);
-                write(&geometry, &mut written).unwrap();
+                write_itk(&geometry, &mut written);
                 for sform_code in [0, 1] {
                     written.sform_code = sform_code;
                     let read = itk(&written, 3).unwrap();
-                    let (Geometry::SimpleItk { direction: a, .. }, Geometry::SimpleItk { direction: b, .. }) =
-                        (&geometry, &read)
-                    else {
-                        panic!()
-                    };
+                    let (a, b) = (&geometry.direction, &read.direction);
                     assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6), "{a:?}\n{b:?}");
                 }
             }

@@ -1,104 +1,141 @@
-//! nnU-Net's readers, chosen as nnU-Net chooses them.
-//! (nnunetv2/imageio/reader_writer_registry.py, simpleitk_reader_writer.py, nibabel_reader_writer.py)
+//! nnU-Net's readers, chosen as nnU-Net chooses them. (nnunetv2/imageio/reader_writer_registry.py)
 
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array3, Array4, ArrayView3, Axis};
+use ndarray::{Array3, ArrayView3, Axis};
 use schemas::nnunet::DatasetJson;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Geometry, Image, Segmentation,
-    geometry::all_close,
-    nifti::{self, Header, Volume},
-    nifti_geometry,
-    voxels::{Scaling, VoxelType},
+    Geometry, Image, Segmentation, files,
+    geometry::{ItkSpace, all_close},
+    grid::Grid,
+    natural, nibabel, orientation, simple_itk,
+    tiff3d::{self, Kind},
 };
 use crate::{Error, Result};
 
-/// How much thicker than its larger pixel side nnU-Net takes the one slice of a 2D image to be.
-const THICKNESS_OF_2D: f64 = 999.0;
-/// Readers of nnU-Net's that Rounds does not have.
-const NOT_SUPPORTED: [&str; 4] = [
-    "NaturalImage2DIO",
-    "Tiff3DIO",
-    "NibabelIOWithReorient",
-    "SimpleITKIOWithReorient",
-];
-
-/// Which library's eyes a data set is read with.
+/// Which library's eyes a data set is read with: nnU-Net's classes, by their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Reader {
-    /// As SimpleITK reads and writes: nnU-Net's SimpleITKIO.
+    /// PNG, BMP and 2D TIFF, as scikit-image reads and writes them.
+    #[serde(rename = "NaturalImage2DIO")]
+    NaturalImage2D,
+    /// NIfTI, NRRD, MetaImage and GIPL, as SimpleITK reads and writes them.
     #[serde(rename = "SimpleITKIO")]
     SimpleItk,
-    /// As nibabel reads and writes: nnU-Net's NibabelIO.
+    /// As above, with the axes turned to right, anterior, superior.
+    #[serde(rename = "SimpleITKIOWithReorient")]
+    SimpleItkReoriented,
+    /// TIFF volumes, as tifffile reads and writes them.
+    #[serde(rename = "Tiff3DIO")]
+    Tiff3D,
+    /// NIfTI, as nibabel reads and writes it.
     #[serde(rename = "NibabelIO")]
     Nibabel,
+    /// As above, with the axes turned to right, anterior, superior.
+    #[serde(rename = "NibabelIOWithReorient")]
+    NibabelReoriented,
 }
 
+/// The readers that are tried for an ending, in nnU-Net's order, and their endings.
+const BY_ENDING: [(Reader, &[&str]); 5] = [
+    (Reader::NaturalImage2D, &[".png", ".bmp", ".tif"]),
+    (Reader::SimpleItk, &[".nii.gz", ".nrrd", ".mha", ".gipl"]),
+    (Reader::Tiff3D, &[".tif", ".tiff"]),
+    (Reader::Nibabel, &[".nii", ".nii.gz"]),
+    (Reader::NibabelReoriented, &[".nii", ".nii.gz"]),
+];
+
 impl Reader {
+    /// All of them.
+    pub const ALL: [Reader; 6] = [
+        Reader::NaturalImage2D,
+        Reader::SimpleItk,
+        Reader::SimpleItkReoriented,
+        Reader::Tiff3D,
+        Reader::Nibabel,
+        Reader::NibabelReoriented,
+    ];
+
     /// The name of nnU-Net's class, as it stands in plans under `image_reader_writer`.
     pub fn name(self) -> &'static str {
         match self {
+            Reader::NaturalImage2D => "NaturalImage2DIO",
             Reader::SimpleItk => "SimpleITKIO",
+            Reader::SimpleItkReoriented => "SimpleITKIOWithReorient",
+            Reader::Tiff3D => "Tiff3DIO",
             Reader::Nibabel => "NibabelIO",
+            Reader::NibabelReoriented => "NibabelIOWithReorient",
         }
     }
 
     /// The reader of that name.
     ///
     /// # Errors
-    /// A class of nnU-Net's that Rounds does not have, or no class of nnU-Net's.
+    /// No class of nnU-Net's.
     pub fn by_name(name: &str) -> Result<Reader> {
-        match name {
-            "SimpleITKIO" => Ok(Reader::SimpleItk),
-            "NibabelIO" => Ok(Reader::Nibabel),
-            name => {
-                let reason = if NOT_SUPPORTED.contains(&name) {
-                    "is not supported; SimpleITKIO and NibabelIO are"
-                } else {
-                    "is not a reader; SimpleITKIO and NibabelIO are"
-                };
-                Err(Error::invalid("image reader", format!("{name} {reason}")))
-            }
-        }
+        Reader::ALL
+            .into_iter()
+            .find(|reader| reader.name() == name)
+            .ok_or_else(|| {
+                let names = Reader::ALL.map(Reader::name).join(", ");
+                Error::invalid(
+                    "image reader",
+                    format!("{name} is not a reader; these are: {names}"),
+                )
+            })
     }
 
     /// The reader that nnU-Net takes for a data set: the one `dataset.json` asks for, or the first that
     /// supports the file ending and can read `example`. Like nnU-Net, it passes over a name it never heard of.
     ///
     /// # Errors
-    /// A reader that is asked for and not supported, no reader for the ending, or none that can read the
-    /// example: the error says why.
+    /// No reader for the ending, or none that can read the example: the error says why.
     pub fn for_dataset(dataset: &DatasetJson, example: &Path) -> Result<Reader> {
-        if let Some(name) = dataset.overwrite_image_reader_writer() {
-            match Reader::by_name(name) {
-                Ok(reader) => return Ok(reader),
-                Err(error) if NOT_SUPPORTED.contains(&name) => return Err(error),
-                Err(_) => {}
-            }
+        if let Some(name) = dataset.overwrite_image_reader_writer()
+            && let Ok(reader) = Reader::by_name(name)
+        {
+            return Ok(reader);
         }
-        let candidates: &[Reader] = match dataset.file_ending().to_lowercase().as_str() {
-            ".nii.gz" => &[Reader::SimpleItk, Reader::Nibabel],
-            ".nii" => &[Reader::Nibabel],
-            ending => {
-                let reason = format!("files ending in {ending} are not supported; .nii.gz and .nii are");
-                return Err(Error::invalid("dataset.json file_ending", reason));
-            }
-        };
+        Reader::for_ending(dataset.file_ending(), example)
+    }
+
+    /// The first reader that supports the ending and can read `example`.
+    ///
+    /// # Errors
+    /// As of [`Reader::for_dataset`].
+    pub fn for_ending(ending: &str, example: &Path) -> Result<Reader> {
+        let lower = ending.to_lowercase();
         let mut reasons = Vec::new();
-        for &reader in candidates {
+        for (reader, endings) in BY_ENDING {
+            if !endings.contains(&lower.as_str()) {
+                continue;
+            }
             match reader.read_images(&[example.to_owned()]) {
                 Ok(_) => return Ok(reader),
                 Err(Error::BadFile { reason, .. }) => reasons.push(format!("{}: {reason}", reader.name())),
                 Err(error) => return Err(error),
             }
         }
+        if reasons.is_empty() {
+            let mut known: Vec<&str> = BY_ENDING.iter().flat_map(|(_, endings)| *endings).copied().collect();
+            known.sort_unstable();
+            known.dedup();
+            let known = known.join(", ");
+            let why = match lower.as_str() {
+                ".jpg" | ".jpeg" => "; JPEG would lose labels",
+                ".mhd" | ".nhdr" => "; overwrite_image_reader_writer may ask for SimpleITKIO, which reads them",
+                _ => "",
+            };
+            let reason = format!("no reader of nnU-Net's takes files ending in {ending}{why}; it takes {known}");
+            return Err(Error::invalid("dataset.json file_ending", reason));
+        }
         Err(Error::bad_file(example, reasons.join("; ")))
     }
 
-    /// Reads a case: one file per channel, or one file that holds all of them as its fourth dimension.
+    /// Reads a case: one file per channel (or per image of three or four colours), or one file that holds all
+    /// of them as its fourth dimension.
     ///
     /// # Errors
     /// A file that cannot be read; channels of unlike shape or spacing.
@@ -106,14 +143,14 @@ impl Reader {
         let Some((first_file, others)) = files.split_first() else {
             return Err(Error::invalid("images", "a case needs at least one file"));
         };
-        let first = Grid::read(self, first_file)?;
+        let first = self.read_grid(first_file, Kind::Image)?;
         let mut data = first.data;
         if !others.is_empty() {
             let (channels, z, y, x) = data.dim();
             data.reserve(Axis(0), channels * others.len())
                 .map_err(|error| Error::bad_file(first_file, error))?;
             for file in others {
-                let next = Grid::read(self, file)?;
+                let next = self.read_grid(file, Kind::Image)?;
                 if next.data.shape() != [channels, z, y, x] {
                     let (found, expected) = (next.data.shape().to_vec(), [channels, z, y, x]);
                     let reason = format!("its shape is {found:?}, but the first channel's {expected:?}");
@@ -142,7 +179,7 @@ impl Reader {
     /// # Errors
     /// A file that cannot be read, holds several channels, or a value that is not a label.
     pub fn read_segmentation(self, file: &Path) -> Result<Segmentation> {
-        let grid = Grid::read(self, file)?;
+        let grid = self.read_grid(file, Kind::Segmentation)?;
         let (channels, z, y, x) = grid.data.dim();
         if channels != 1 {
             return Err(Error::bad_file(
@@ -173,263 +210,103 @@ impl Reader {
         }
     }
 
-    /// Writes label values (z, y, x) where `geometry` says: as u8 where all are under 255, else as u16.
-    /// The same labels and geometry give the same bytes.
+    fn read_grid(self, file: &Path, kind: Kind) -> Result<Grid> {
+        match self {
+            Reader::NaturalImage2D => natural::read_grid(file),
+            Reader::SimpleItk => simple_itk::read_grid(file, false),
+            Reader::SimpleItkReoriented => simple_itk::read_grid(file, true),
+            Reader::Tiff3D => tiff3d::read_grid(file, kind),
+            Reader::Nibabel => nibabel::read_grid(file, false),
+            Reader::NibabelReoriented => nibabel::read_grid(file, true),
+        }
+    }
+
+    /// The file that an image needs beside itself: its voxels or its spacing. None where it needs none.
+    pub fn companion_of_image(self, file: &Path) -> Option<PathBuf> {
+        self.companion(file, Kind::Image)
+    }
+
+    /// As [`Reader::companion_of_image`], of a segmentation.
+    pub fn companion_of_segmentation(self, file: &Path) -> Option<PathBuf> {
+        self.companion(file, Kind::Segmentation)
+    }
+
+    fn companion(self, file: &Path, kind: Kind) -> Option<PathBuf> {
+        match self {
+            Reader::SimpleItk | Reader::SimpleItkReoriented => simple_itk::companion(file),
+            Reader::Tiff3D => tiff3d::spacing_file(file, kind),
+            Reader::NaturalImage2D | Reader::Nibabel | Reader::NibabelReoriented => None,
+        }
+    }
+
+    /// Writes label values (z, y, x) where `geometry` says: as u8 where all are under 255, else as u16. The
+    /// file's ending says the format; .mhd, .nhdr and volumes of TIFF get a second file beside them. Files appear
+    /// whole. The same labels and geometry give the same bytes.
     ///
     /// # Errors
     /// The file cannot be written, or a geometry of another reader or of a 4D image.
     pub fn write_segmentation(self, labels: ArrayView3<u16>, geometry: &Geometry, file: &Path) -> Result<()> {
-        let bad = |reason: String| Error::bad_file(file, reason);
-        let (z, y, x) = labels.dim();
-        let flat = match (self, geometry) {
-            (Reader::SimpleItk, Geometry::SimpleItk { spacing, .. }) => spacing.len() == 2,
-            (Reader::Nibabel, Geometry::Nibabel { .. }) => false,
+        let content = match (self, geometry) {
+            (
+                Reader::SimpleItk,
+                Geometry::SimpleItk {
+                    spacing,
+                    origin,
+                    direction,
+                },
+            ) => simple_itk::write(labels, &itk_space(spacing, origin, direction), file)?,
+            (
+                Reader::SimpleItkReoriented,
+                Geometry::SimpleItkReoriented {
+                    spacing,
+                    origin,
+                    direction,
+                    original_orientation,
+                },
+            ) => {
+                let bad = |reason: String| Error::bad_file(file, reason);
+                // nnU-Net would wrap them around.
+                if labels.iter().any(|&label| label > 255) {
+                    return Err(bad("SimpleITKIOWithReorient writes labels up to 255".into()));
+                }
+                if direction.len() != 9 || spacing.len() != 3 || origin.len() != 3 {
+                    return Err(bad("the geometry of a reoriented image has 3 axes".into()));
+                }
+                let from = orientation::of(direction).map_err(bad)?;
+                let to = orientation::by_name(original_orientation).map_err(bad)?;
+                let space = itk_space(spacing, origin, direction);
+                let (labels, space) = orientation::reorient_labels(labels, space, from, to);
+                simple_itk::write(labels.view(), &space, file)?
+            }
+            (Reader::Nibabel, Geometry::Nibabel { original_affine }) => {
+                nibabel::write(labels, original_affine, file)?
+            }
+            (
+                Reader::NibabelReoriented,
+                Geometry::NibabelReoriented {
+                    original_affine,
+                    reoriented_affine,
+                },
+            ) => nibabel::write_reoriented(labels, original_affine, reoriented_affine, file)?,
+            (Reader::NaturalImage2D, Geometry::SpacingOnly { .. }) => natural::write(labels, file)?,
+            (Reader::Tiff3D, Geometry::SpacingOnly { spacing }) => tiff3d::write(labels, *spacing, file)?,
             _ => {
-                return Err(bad(format!(
-                    "{} cannot write the geometry of another reader",
-                    self.name()
-                )));
+                let reason = format!("{} cannot write the geometry of another reader", self.name());
+                return Err(Error::bad_file(file, reason));
             }
         };
-        if flat && z != 1 {
-            return Err(bad(format!("{z} slices, but the scan is a 2D image")));
-        }
-        let dims = if flat { vec![x, y] } else { vec![x, y, z] };
-        if let Some(dim) = dims.iter().find(|&&dim| dim == 0 || dim > i16::MAX as usize) {
-            return Err(bad(format!(
-                "an axis of {dim} voxels does not fit a NIfTI-1 file"
-            )));
-        }
-        let small = labels.iter().all(|&label| label < 255);
-        let mut header = Header::new(&dims, if small { VoxelType::U8 } else { VoxelType::U16 });
-        nifti_geometry::write(geometry, &mut header).map_err(bad)?;
-        let voxels: Vec<u8> = if small {
-            labels.iter().map(|&label| label as u8).collect()
-        } else {
-            labels.iter().flat_map(|&label| label.to_le_bytes()).collect()
-        };
-        nifti::write(&header, &voxels, file)
+        files::write_whole(&content)
     }
 }
 
-/// One file's channels.
-struct Grid {
-    data: Array4<f32>,
-    spacing: [f64; 3],
-    geometry: Geometry,
-}
-
-impl Grid {
-    fn read(reader: Reader, file: &Path) -> Result<Grid> {
-        let volume = nifti::read(file)?;
-        let grid = match reader {
-            Reader::SimpleItk => Grid::as_itk(&volume),
-            Reader::Nibabel => Grid::as_nibabel(&volume),
-        };
-        grid.map_err(|reason| Error::bad_file(file, reason))
+fn itk_space(spacing: &[f64], origin: &[f64], direction: &[f64]) -> ItkSpace {
+    ItkSpace {
+        spacing: spacing.to_vec(),
+        origin: origin.to_vec(),
+        direction: direction.to_vec(),
     }
-
-    fn as_itk(volume: &Volume) -> Result<Grid, String> {
-        let header = &volume.header;
-        let mut axes = header.dims.len();
-        // ITK drops trailing axes of one voxel down to three.
-        while axes > 3 && header.dims[axes - 1] == 1 {
-            axes -= 1;
-        }
-        if !(2..=4).contains(&axes) {
-            return Err(format!("{axes} axes, expected 2, 3, or 4 with the channels last"));
-        }
-        let dim = |axis: usize| if axis < axes { header.dims[axis] } else { 1 };
-        let shape = (dim(3), dim(2), dim(1), dim(0));
-        let geometry = nifti_geometry::itk(header, axes)?;
-        let Geometry::SimpleItk { spacing, .. } = &geometry else {
-            return Err("not ITK's geometry".into());
-        };
-        let spacing = match spacing[..] {
-            [x, y] => [x.max(y) * THICKNESS_OF_2D, y, x],
-            [x, y, z, ..] => [z, y, x],
-            _ => return Err(format!("{} spacings", spacing.len())),
-        };
-        // Zero and what is not a number count as no slope, but the intercept still counts.
-        let slope = f64::from(header.slope);
-        let slope = if slope.is_finite() && slope.abs() >= f64::EPSILON {
-            slope
-        } else {
-            1.0
-        };
-        let intercept = f64::from(header.intercept);
-        let intercept = if intercept.is_finite() { intercept } else { 0.0 };
-        let scaling = if (slope - 1.0).abs() > f64::EPSILON || intercept.abs() > f64::EPSILON {
-            Scaling::ItkScaled { slope, intercept }
-        } else {
-            Scaling::Itk
-        };
-        Ok(Grid {
-            data: intensities(volume, shape, scaling)?,
-            spacing,
-            geometry,
-        })
-    }
-
-    fn as_nibabel(volume: &Volume) -> Result<Grid, String> {
-        let header = &volume.header;
-        let &[x, y, z] = header.dims.as_slice() else {
-            return Err(format!(
-                "{} axes, but NibabelIO reads only 3D images",
-                header.dims.len()
-            ));
-        };
-        let (zooms, geometry) = nifti_geometry::nibabel(header)?;
-        let (slope, intercept) = (f64::from(header.slope), f64::from(header.intercept));
-        let scaling = if !slope.is_finite() || slope == 0.0 || (slope == 1.0 && intercept == 0.0) {
-            Scaling::Nibabel
-        } else if intercept.is_finite() {
-            Scaling::NibabelScaled { slope, intercept }
-        } else {
-            return Err(format!("scl_slope is {slope}, but scl_inter {intercept}"));
-        };
-        let spacing = [zooms[2], zooms[1], zooms[0]];
-        Ok(Grid {
-            data: intensities(volume, (1, z, y, x), scaling)?,
-            spacing,
-            geometry,
-        })
-    }
-}
-
-/// The voxels as intensities, (c, z, y, x): the file's own order.
-fn intensities(
-    volume: &Volume,
-    shape: (usize, usize, usize, usize),
-    scaling: Scaling,
-) -> Result<Array4<f32>, String> {
-    let header = &volume.header;
-    let mut data = vec![0.0; shape.0 * shape.1 * shape.2 * shape.3];
-    header
-        .voxel_type
-        .decode(volume.bytes(), header.big_endian, scaling, &mut data);
-    Array4::from_shape_vec(shape, data).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn dataset(ending: &str, reader: &str) -> DatasetJson {
-        let text = format!(
-            r#"{{"channel_names": {{"0": "MRI"}}, "labels": {{"background": 0}}, "numTraining": 1,
-            "file_ending": "{ending}", "overwrite_image_reader_writer": "{reader}"}}"#
-        );
-        DatasetJson::parse(&text).unwrap()
-    }
-
-    fn identity() -> Geometry {
-        let direction = vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
-        Geometry::SimpleItk {
-            spacing: vec![1.0, 2.0, 3.0],
-            origin: vec![4.0, 5.0, 6.0],
-            direction,
-        }
-    }
-
-    #[test]
-    fn segmentations_read_back_and_are_the_same_bytes() {
-        let folder = tempfile::tempdir().unwrap();
-        for largest in [254, 255] {
-            let labels = Array3::from_shape_fn(
-                (2, 3, 4),
-                |(z, y, x)| if z + y + x == 6 { largest } else { x as u16 },
-            );
-            let paths = ["a.b.nii.gz", "c.nii.gz"].map(|name| folder.path().join(name));
-            for path in &paths {
-                Reader::SimpleItk
-                    .write_segmentation(labels.view(), &identity(), path)
-                    .unwrap();
-            }
-            assert_eq!(
-                std::fs::read(&paths[0]).unwrap(),
-                std::fs::read(&paths[1]).unwrap()
-            );
-            let read = Reader::SimpleItk.read_segmentation(&paths[0]).unwrap();
-            assert_eq!(read.labels.mapv(|label| label as u16), labels);
-            assert_eq!((read.spacing, read.geometry), ([3.0, 2.0, 1.0], identity()));
-        }
-    }
-
-    #[test]
-    fn the_reader_is_chosen_as_nnunet_chooses_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let labels = Array3::zeros((2, 3, 4));
-        for ending in [".nii", ".nii.gz"] {
-            let path = folder.path().join(format!("a{ending}"));
-            Reader::SimpleItk
-                .write_segmentation(labels.view(), &identity(), &path)
-                .unwrap();
-            let chosen = Reader::for_dataset(&dataset(ending, "None"), &path).unwrap();
-            assert_eq!(
-                chosen,
-                if ending == ".nii" {
-                    Reader::Nibabel
-                } else {
-                    Reader::SimpleItk
-                }
-            );
-            assert_eq!(
-                Reader::for_dataset(&dataset(ending, "NibabelIO"), &path).unwrap(),
-                Reader::Nibabel
-            );
-            assert_eq!(
-                Reader::for_dataset(&dataset(ending, "NoSuchIO"), &path).unwrap(),
-                chosen
-            );
-        }
-        let error = Reader::for_dataset(&dataset(".mha", "None"), Path::new("a.mha")).unwrap_err();
-        assert!(error.to_string().contains(".mha"), "{error}");
-        let error = Reader::for_dataset(&dataset(".tif", "Tiff3DIO"), Path::new("a.tif")).unwrap_err();
-        assert!(error.to_string().contains("Tiff3DIO"), "{error}");
-    }
-
-    #[test]
-    fn a_value_that_is_no_label_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.nii");
-        for value in [0.5f32, f32::NAN, 40000.0] {
-            nifti::write(
-                &Header::new(&[1, 1, 1], VoxelType::F32),
-                &value.to_le_bytes(),
-                &path,
-            )
-            .unwrap();
-            let error = Reader::SimpleItk
-                .read_segmentation(&path)
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(&value.to_string()), "{error}");
-        }
-    }
-
-    #[test]
-    fn channels_must_share_their_grid() {
-        let folder = tempfile::tempdir().unwrap();
-        let paths = [[4, 3, 2], [4, 3, 3]].map(|dims| {
-            let path = folder.path().join(format!("{}.nii.gz", dims[2]));
-            nifti::write(
-                &Header::new(&dims, VoxelType::U8),
-                &vec![7; dims.iter().product()],
-                &path,
-            )
-            .unwrap();
-            path
-        });
-        let error = Reader::SimpleItk.read_images(&paths).unwrap_err().to_string();
-        assert!(
-            error.contains("3.nii.gz") && error.contains("[1, 2, 3, 4]"),
-            "{error}"
-        );
-        let twice = [paths[0].clone(), paths[0].clone()];
-        assert_eq!(
-            Reader::SimpleItk.read_images(&twice).unwrap().data.dim(),
-            (2, 2, 3, 4)
-        );
-    }
-}
+#[path = "reader_tests.rs"]
+mod tests;

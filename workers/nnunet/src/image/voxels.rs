@@ -1,4 +1,6 @@
-//! Voxel types of NIfTI-1 and how each library turns them into float32.
+//! Stored values: their types, and how each library turns them into float32.
+
+use ndarray::Array4;
 
 /// The types that are read: real numbers of one component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +15,48 @@ pub(super) enum VoxelType {
     I64,
     F32,
     F64,
+}
+
+/// The stored values of an image, x fastest.
+pub(super) struct Voxels {
+    /// What they are.
+    pub voxel_type: VoxelType,
+    /// Bytes are swapped.
+    pub big_endian: bool,
+    /// How they become intensities.
+    pub scaling: Scaling,
+    /// The file, or its inflated content.
+    pub content: Vec<u8>,
+    /// Where the values begin in `content`.
+    pub start: usize,
+}
+
+impl Voxels {
+    /// Intensities, (c, z, y, x); the error says what is missing.
+    pub fn intensities(&self, shape: (usize, usize, usize, usize)) -> Result<Array4<f32>, String> {
+        let size = byte_size(&[shape.0, shape.1, shape.2, shape.3], self.voxel_type)?;
+        let end = self.start.saturating_add(size);
+        let Some(bytes) = self.content.get(self.start..end) else {
+            return Err(too_short(end, self.content.len()));
+        };
+        let mut data = vec![0.0; size / self.voxel_type.bytes()];
+        self.voxel_type
+            .decode(bytes, self.big_endian, self.scaling, &mut data);
+        Array4::from_shape_vec(shape, data).map_err(|error| error.to_string())
+    }
+}
+
+/// The bytes of so many values; the error says that nobody can hold them.
+pub(super) fn byte_size(dims: &[usize], voxel_type: VoxelType) -> Result<usize, String> {
+    dims.iter()
+        .try_fold(voxel_type.bytes(), |size, &dim| size.checked_mul(dim))
+        .filter(|&size| size < isize::MAX as usize)
+        .ok_or_else(|| format!("{dims:?} are more voxels than can be addressed"))
+}
+
+/// What is said of a file that is cut short or promises too much.
+pub(super) fn too_short(promised: usize, held: usize) -> String {
+    format!("its header promises {promised} bytes, but it holds {held}")
 }
 
 /// How stored values become intensities. Both compute in float64 and round to float32 once more at the end.
@@ -70,6 +114,54 @@ impl VoxelType {
             VoxelType::U32 | VoxelType::I32 | VoxelType::F32 => 4,
             VoxelType::U64 | VoxelType::I64 | VoxelType::F64 => 8,
         }
+    }
+
+    /// Reads so many numbers in decimal, apart by white space or commas, into little-endian bytes.
+    /// A number with a fraction is cut to an integer where integers are stored.
+    pub fn parse_text(self, text: &[u8], count: usize) -> Result<Vec<u8>, String> {
+        // A number takes at least one byte and a separator.
+        if count > text.len().div_ceil(2) {
+            return Err(format!("its header promises {count} numbers, more than it can hold"));
+        }
+        let mut bytes = Vec::with_capacity(count * self.bytes());
+        let separator = |byte: &u8| byte.is_ascii_whitespace() || *byte == b',';
+        let mut words = text.split(separator).filter(|word| !word.is_empty());
+        for number in 0..count {
+            let word = words.next().ok_or_else(|| format!("it holds only {number} of {count} numbers"))?;
+            let word = std::str::from_utf8(word).unwrap_or("?");
+            self.append_text(word, &mut bytes)
+                .ok_or_else(|| format!("{word:?} is not a number of its type"))?;
+        }
+        Ok(bytes)
+    }
+
+    fn append_text(self, word: &str, bytes: &mut Vec<u8>) -> Option<()> {
+        macro_rules! append_as {
+            ($type:ty) => {{
+                let value = match word.parse::<$type>() {
+                    Ok(value) => value,
+                    Err(_) => {
+                        let value = word.parse::<f64>().ok()?;
+                        let fits = value > <$type>::MIN as f64 - 1.0 && value < <$type>::MAX as f64 + 1.0;
+                        fits.then_some(value as $type)?
+                    }
+                };
+                bytes.extend(value.to_le_bytes());
+            }};
+        }
+        match self {
+            VoxelType::U8 => append_as!(u8),
+            VoxelType::I8 => append_as!(i8),
+            VoxelType::U16 => append_as!(u16),
+            VoxelType::I16 => append_as!(i16),
+            VoxelType::U32 => append_as!(u32),
+            VoxelType::I32 => append_as!(i32),
+            VoxelType::U64 => append_as!(u64),
+            VoxelType::I64 => append_as!(i64),
+            VoxelType::F32 => bytes.extend(word.parse::<f32>().ok()?.to_le_bytes()),
+            VoxelType::F64 => bytes.extend(word.parse::<f64>().ok()?.to_le_bytes()),
+        }
+        Some(())
     }
 
     /// Turns `bytes` into intensities, one for each value of `out`.

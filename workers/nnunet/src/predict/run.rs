@@ -236,13 +236,9 @@ fn write(
                 write_probabilities(probabilities.view(), &properties, &truncated)?;
             }
             drop(logits);
-            // The name's end stays, because it chooses the format.
-            let name = output.file_name().unwrap_or_default().to_string_lossy();
-            let temporary = output.with_file_name(format!(".partial-{name}"));
             model
                 .reader
-                .write_segmentation(labels.view(), &properties.geometry, &temporary)?;
-            std::fs::rename(&temporary, output).map_err(Error::io(output))
+                .write_segmentation(labels.view(), &properties.geometry, output)
         });
         finished.push((case, result));
         observer.advanced("cases predicted", finished.len(), total);

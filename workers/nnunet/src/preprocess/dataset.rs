@@ -22,6 +22,7 @@ use super::{
 use crate::{
     Error, Result,
     dataset::{RawCase, RawDataset},
+    image::Reader,
     progress::Observer,
 };
 
@@ -139,7 +140,7 @@ impl Work<'_> {
             ));
         };
         let key = cache_key(
-            &file_digests(case)?,
+            &file_digests(case, self.raw)?,
             self.plans,
             self.configuration,
             &self.raw.dataset_json,
@@ -173,14 +174,14 @@ fn name_case(error: Error, case: &RawCase) -> Error {
 }
 
 /// The sha256 of each raw file of a case.
-fn file_digests(case: &RawCase) -> Result<Vec<String>> {
+fn file_digests(case: &RawCase, raw: &RawDataset) -> Result<Vec<String>> {
     let digest = |path: &std::path::PathBuf| {
         let mut hasher = Sha256::new();
         let mut file = fs::File::open(path).map_err(Error::io(path))?;
         std::io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
         Ok(hex::encode(hasher.finalize()))
     };
-    case.images.iter().chain(&case.label).map(digest).collect()
+    case.files_with_companions(raw.reader).iter().map(digest).collect()
 }
 
 /// What a preprocessed case is a function of, as a sha256: the raw files, the data set's descriptors, the part
@@ -241,22 +242,32 @@ fn check_folder(stored: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies the segmentation of a case to `folder`/gt_segmentations, where nnU-Net's validation looks for it.
-/// An equal copy stays.
+/// Copies the segmentation of a case to `folder`/gt_segmentations, where nnU-Net's validation looks for it, with
+/// the file that it needs beside itself. An equal copy stays.
 ///
 /// # Errors
 /// A file that cannot be read or written.
 pub fn copy_ground_truth(raw: &RawDataset, case: &RawCase, folder: &Path) -> Result<()> {
     let Some(label) = &case.label else { return Ok(()) };
-    let content = fs::read(label).map_err(Error::io(label))?;
-    let (target, name) = (
-        folder.join("gt_segmentations"),
-        format!("{}{}", case.identifier, raw.dataset_json.file_ending()),
-    );
-    if fs::read(target.join(&name)).is_ok_and(|there| there == content) {
+    let target = folder.join("gt_segmentations");
+    if let Some(companion) = raw.reader.companion_of_segmentation(label) {
+        // A spacing is found by the segmentation's name, voxels by the one that the header gives.
+        let name = match raw.reader {
+            Reader::Tiff3D => format!("{}.json", case.identifier),
+            _ => companion.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        copy(&companion, &target, &name)?;
+    }
+    let name = format!("{}{}", case.identifier, raw.dataset_json.file_ending());
+    copy(label, &target, &name)
+}
+
+fn copy(file: &Path, target: &Path, name: &str) -> Result<()> {
+    let content = fs::read(file).map_err(Error::io(file))?;
+    if fs::read(target.join(name)).is_ok_and(|there| there == content) {
         return Ok(());
     }
-    whole_file(&target, &name, |file, path| {
+    whole_file(target, name, |file, path| {
         file.write_all(&content).map_err(Error::io(path))
     })
 }

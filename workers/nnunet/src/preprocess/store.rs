@@ -112,31 +112,7 @@ pub(crate) fn to_python(properties: &CaseProperties) -> Vec<u8> {
 
 /// nnU-Net's `properties`, in its order.
 fn python_properties(properties: &CaseProperties) -> Python<'_> {
-    use Python::{Dict, Float64Array, Int, Int64Array, List, Str};
-    let geometry = match &properties.geometry {
-        Geometry::SimpleItk {
-            spacing,
-            origin,
-            direction,
-        } => (
-            Str("sitk_stuff"),
-            Dict(vec![
-                (Str("spacing"), Python::floats(spacing)),
-                (Str("origin"), Python::floats(origin)),
-                (Str("direction"), Python::floats(direction)),
-            ]),
-        ),
-        Geometry::Nibabel { original_affine } => (
-            Str("nibabel_stuff"),
-            Dict(vec![(
-                Str("original_affine"),
-                Float64Array {
-                    shape: vec![4, 4],
-                    values: original_affine.as_flattened().to_vec(),
-                },
-            )]),
-        ),
-    };
+    use Python::{Dict, Int, Int64Array, List, Str};
     let bbox = properties.bbox_used_for_cropping.iter();
     let bbox = bbox
         .map(|[lower, upper]| List(vec![Int(*lower as i64), Int(*upper as i64)]))
@@ -160,8 +136,8 @@ fn python_properties(properties: &CaseProperties) -> Python<'_> {
         };
         (key, voxels)
     });
-    Dict(vec![
-        geometry,
+    let mut entries: Vec<_> = python_geometry(&properties.geometry).into_iter().collect();
+    entries.extend([
         (
             Str("spacing"),
             List(properties.spacing.iter().map(|&s| Python::Float(s)).collect()),
@@ -176,7 +152,62 @@ fn python_properties(properties: &CaseProperties) -> Python<'_> {
             Python::ints(&properties.shape_after_cropping_and_before_resampling),
         ),
         (Str("class_locations"), Dict(classes.collect())),
-    ])
+    ]);
+    Dict(entries)
+}
+
+/// What nnU-Net's readers keep of a scan's geometry; nothing of a natural image or a TIFF volume.
+fn python_geometry(geometry: &Geometry) -> Option<(Python<'_>, Python<'_>)> {
+    use Python::{Dict, Float64Array, Str};
+    let floats = Python::floats;
+    let affine = |rows: &[[f64; 4]; 4]| Float64Array {
+        shape: vec![4, 4],
+        values: rows.as_flattened().to_vec(),
+    };
+    let (name, entries) = match geometry {
+        Geometry::SimpleItk {
+            spacing,
+            origin,
+            direction,
+        } => (
+            "sitk_stuff",
+            vec![
+                (Str("spacing"), floats(spacing)),
+                (Str("origin"), floats(origin)),
+                (Str("direction"), floats(direction)),
+            ],
+        ),
+        Geometry::SimpleItkReoriented {
+            spacing,
+            origin,
+            direction,
+            original_orientation,
+        } => (
+            "sitk_stuff",
+            vec![
+                (Str("spacing"), floats(spacing)),
+                (Str("origin"), floats(origin)),
+                (Str("direction"), floats(direction)),
+                (Str("original_orientation"), Str(original_orientation)),
+            ],
+        ),
+        Geometry::Nibabel { original_affine } => (
+            "nibabel_stuff",
+            vec![(Str("original_affine"), affine(original_affine))],
+        ),
+        Geometry::NibabelReoriented {
+            original_affine,
+            reoriented_affine,
+        } => (
+            "nibabel_stuff",
+            vec![
+                (Str("original_affine"), affine(original_affine)),
+                (Str("reoriented_affine"), affine(reoriented_affine)),
+            ],
+        ),
+        Geometry::SpacingOnly { .. } => return None,
+    };
+    Some((Str(name), Dict(entries)))
 }
 
 /// A stored case, mapped into memory: a patch costs the pages that it touches.

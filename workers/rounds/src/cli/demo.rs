@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use pipeline::{client::Client, connection::Connection, metrics::Metrics, server::Server};
-use schemas::job::{Device, JobMessage, ModelConfiguration};
+use schemas::{
+    job::{Device, JobMessage, ModelConfiguration},
+    nnunet::DatasetJson,
+};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -244,11 +247,14 @@ fn picture(zip: &Path, (_, folder): &NamedFolder, output: &Path) -> anyhow::Resu
     let unpacked = tempfile::tempdir_in(output)?;
     crate::phases::infer::unpack(zip, unpacked.path())
         .map_err(|failure| anyhow::anyhow!("{}", failure.message))?;
+    let document = std::fs::read_to_string(folder.join("dataset.json"))?;
+    let document = DatasetJson::parse(&document)?;
+    let ending = document.file_ending();
     let mut segmentations: Vec<PathBuf> = Vec::new();
     for dataset in std::fs::read_dir(unpacked.path())? {
         for file in std::fs::read_dir(dataset?.path())? {
             let file = file?.path();
-            if name_of(&file).contains(".nii") {
+            if name_of(&file).ends_with(ending) {
                 segmentations.push(file);
             }
         }
@@ -256,7 +262,7 @@ fn picture(zip: &Path, (_, folder): &NamedFolder, output: &Path) -> anyhow::Resu
     segmentations.sort();
     let segmentation = segmentations.first().context("the zip holds no segmentation")?;
     let name = name_of(segmentation);
-    let (identifier, ending) = name.split_at(name.find(".nii").unwrap_or(name.len()));
+    let identifier = name.strip_suffix(ending).unwrap_or(&name);
     let scans = if folder.join("imagesTs").is_dir() {
         "Ts"
     } else {

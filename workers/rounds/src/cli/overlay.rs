@@ -12,7 +12,7 @@ use nnunet::{
 /// Draw a segmentation over its scan as a PNG
 #[derive(Args)]
 pub struct Overlay {
-    /// The scan (.nii.gz or .nii)
+    /// The scan, in any format that nnU-Net reads
     scan: PathBuf,
     /// The segmentation of the scan
     segmentation: PathBuf,
@@ -46,11 +46,11 @@ pub fn draw(
     output: &std::path::Path,
 ) -> anyhow::Result<()> {
     let read = |file: &std::path::Path| {
-        reader_of(file)
+        reader_of(file)?
             .read_segmentation(file)
             .with_context(|| format!("{}", file.display()))
     };
-    let image = reader_of(scan).read_images(&[scan.to_owned()])?;
+    let image = reader_of(scan)?.read_images(&[scan.to_owned()])?;
     let segmentation = read(segmentation)?;
     let reference = reference.map(read).transpose()?;
     write_overlay(
@@ -65,10 +65,13 @@ pub fn draw(
     Ok(())
 }
 
-/// nnU-Net's reader for a single file: NibabelIO takes .nii, SimpleITKIO .nii.gz.
-fn reader_of(file: &std::path::Path) -> Reader {
-    match file.extension().and_then(|ending| ending.to_str()) {
-        Some("nii") => Reader::Nibabel,
-        _ => Reader::SimpleItk,
-    }
+/// nnU-Net's reader for a single file. Of formats in two files, which no ending stands for, SimpleITKIO's.
+fn reader_of(file: &std::path::Path) -> anyhow::Result<Reader> {
+    let name = file.to_string_lossy().to_lowercase();
+    let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    Ok(match extension.as_str() {
+        "mhd" | "nhdr" => Reader::SimpleItk,
+        "gz" if name.ends_with(".nii.gz") => Reader::for_ending(".nii.gz", file)?,
+        extension => Reader::for_ending(&format!(".{extension}"), file)?,
+    })
 }

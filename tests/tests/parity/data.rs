@@ -261,6 +261,7 @@ fn compare(reader: Reader, path: &Path, expected: &Value) -> Result<(), String> 
             vec![("direction", direction)]
         }
         Geometry::Nibabel { original_affine } => vec![("affine", original_affine.as_flattened().to_vec())],
+        other => return Err(format!("another reader's geometry: {other:?}")),
     };
     for (key, found) in exact {
         let expected = floats(&expected[key]);
@@ -359,6 +360,7 @@ fn readers_see_what_pythons_see() {
             Geometry::SimpleItk { spacing, .. } => {
                 (Reader::SimpleItk, if spacing.len() == 2 { 1 } else { 5 })
             }
+            other => panic!("{other:?} is not written here"),
         };
         for largest in [2, 254, 255, 60000] {
             let labels =

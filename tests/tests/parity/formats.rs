@@ -1,50 +1,82 @@
-//! Every image format that nnU-Net's readers take, against those readers: hundreds of files read by both,
-//! the choice of a reader, segmentations read back by Python, and properties that Python goes on with.
+//! Every image format that nnU-Net's readers take, against those readers: hundreds of files read by both, and the
+//! choice of a reader.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use ndarray::{Array3, Array4};
-use nnunet::{
-    image::{Geometry, Reader},
-    predict::write_probabilities,
-    preprocess::CaseProperties,
-};
+use nnunet::image::{Geometry, Reader};
 use serde_json::{Value, json};
 use tests::oracle;
 
 /// Files that Python takes and Rounds refuses. None is the other way round. Names end in `*` where they stand for
 /// several.
 const DIFFERENCES: [(&str, &str); 31] = [
-    ("bmp_4_greys.bmp", "Pillow takes the bytes of half as many pixels for pixels"),
-    ("bmp_8_few.bmp", "colours beyond the palette: Pillow takes them for black"),
+    (
+        "bmp_4_greys.bmp",
+        "Pillow takes the bytes of half as many pixels for pixels",
+    ),
+    (
+        "bmp_8_few.bmp",
+        "colours beyond the palette: Pillow takes them for black",
+    ),
     ("bmp_rle.bmp", "run-length encoding is not supported"),
     ("gipl_dims_3.gipl", "an image without voxels"),
     ("gipl_dims_5.gipl", "an image without voxels"),
     ("gipl_short.gipl", "cut short: ITK makes the rest up"),
     ("itk_vector_*", VECTORS),
-    ("meta_detached_list.mhd", "voxels in several files are not supported"),
-    ("meta_missing.mha", "compressed, but not how long: ITK inflates the header, too"),
-    ("meta_nan.mha", "an origin that is not a number: ITK takes it for 0"),
+    (
+        "meta_detached_list.mhd",
+        "voxels in several files are not supported",
+    ),
+    (
+        "meta_missing.mha",
+        "compressed, but not how long: ITK inflates the header, too",
+    ),
+    (
+        "meta_nan.mha",
+        "an origin that is not a number: ITK takes it for 0",
+    ),
     ("meta_sizes_0.mha", "an image without voxels"),
-    ("meta_small.mha", "compressed data cut short: ITK makes the rest up"),
-    ("meta_text_large.mha", "a number too large for its type: ITK wraps it around"),
+    (
+        "meta_small.mha",
+        "compressed data cut short: ITK makes the rest up",
+    ),
+    (
+        "meta_text_large.mha",
+        "a number too large for its type: ITK wraps it around",
+    ),
     ("meta_type_UCHAR_ARRAY.mha", "arrays for voxels"),
-    ("meta_words.mha", "an origin that is not a number: ITK takes it for 0"),
+    (
+        "meta_words.mha",
+        "an origin that is not a number: ITK takes it for 0",
+    ),
     ("nrrd_axes_0.nrrd", VECTORS),
     ("nrrd_axes_3.nrrd", VECTORS),
     ("nrrd_axes_10.nrrd", VECTORS),
-    ("nrrd_axes_12.nrrd", "two axes of voxel parts: ITK mistakes one for the image's"),
-    ("nrrd_encoded_20.nrrd", "zlib's data called gzip: ITK takes them for voxels"),
+    (
+        "nrrd_axes_12.nrrd",
+        "two axes of voxel parts: ITK mistakes one for the image's",
+    ),
+    (
+        "nrrd_encoded_20.nrrd",
+        "zlib's data called gzip: ITK takes them for voxels",
+    ),
     ("pil_fax.tif", TIFF),
     ("pil_jpeg.tif", TIFF),
-    ("png_grey_alpha_8.png", "grey with alpha, which only 3 or 4 rows get past nnU-Net's check"),
-    ("png_palette_short.png", "colours beyond the palette: Pillow takes them for black"),
+    (
+        "png_grey_alpha_8.png",
+        "grey with alpha, which only 3 or 4 rows get past nnU-Net's check",
+    ),
+    (
+        "png_palette_short.png",
+        "colours beyond the palette: Pillow takes them for black",
+    ),
     ("png_short.png", "cut short: Pillow makes the rest up"),
     ("tiff_c8_*", "complex numbers: numpy drops what is imaginary"),
-    ("tiff_flat_c8.tif", "complex numbers: numpy drops what is imaginary"),
+    (
+        "tiff_flat_c8.tif",
+        "complex numbers: numpy drops what is imaginary",
+    ),
     ("tiff_jpeg_*", TIFF),
     ("tiff_lzma_*", TIFF),
     ("tiff_zstd_*", TIFF),
@@ -54,7 +86,8 @@ const DIFFERENCES: [(&str, &str); 31] = [
 const VECTORS: &str = "voxels of several numbers: nnU-Net takes these for an axis and lacks its spacing";
 const TIFF: &str = "a compression that is not supported; none, LZW, deflate and PackBits are";
 
-fn printed(command: &str, folder: &Path) -> Value {
+/// The last line that a command of the oracle prints.
+pub(crate) fn printed(command: &str, folder: &Path) -> Value {
     let printed = oracle::run("formats.py", &[command.as_ref(), folder.as_os_str()]).unwrap();
     serde_json::from_str(printed.lines().last().unwrap_or("null")).unwrap()
 }
@@ -111,7 +144,7 @@ fn named(geometry: &Geometry) -> (Vec<(&'static str, Vec<f64>)>, Option<&str>) {
 }
 
 /// What differs between an image and what the oracle printed of it.
-fn difference(
+pub(crate) fn difference(
     data: &Array4<f32>,
     spacing: [f64; 3],
     geometry: &Geometry,
@@ -141,12 +174,16 @@ fn difference(
     (orientation != expected).then(|| format!("orientation {orientation:?}, expected {expected:?}"))
 }
 
-fn listed(name: &str) -> Option<&'static str> {
-    let fits = |pattern: &str| match pattern.strip_suffix('*') {
-        Some(start) => name.starts_with(start),
-        None => name == pattern,
-    };
-    let found = DIFFERENCES.iter().find(|(pattern, _)| fits(pattern));
+/// Whether a listed name stands for a file.
+fn stands_for(pattern: &str, file: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => file.starts_with(start),
+        None => file == pattern,
+    }
+}
+
+fn listed(file: &str) -> Option<&'static str> {
+    let found = DIFFERENCES.iter().find(|(pattern, _)| stands_for(pattern, file));
     found.map(|(_, why)| *why)
 }
 
@@ -156,16 +193,21 @@ fn files_of_every_format_read_as_in_python() {
     oracle::run("formats.py", &["write".as_ref(), folder.path().as_os_str()]).unwrap();
     let expected = printed("read", folder.path());
     let (mut read, mut refused, mut wrong) = (0, 0, Vec::new());
-    let mut one_sided: BTreeMap<String, String> = BTreeMap::new();
+    let mut one_sided: BTreeMap<(&str, &str), String> = BTreeMap::new();
     for (name, readers) in expected.as_object().unwrap() {
         for (reader, expected) in readers.as_object().unwrap() {
             let reader = Reader::by_name(reader).unwrap();
             let path = folder.path().join(name);
             let label = format!("{name} {}", reader.name());
-            match (reader.read_images(std::slice::from_ref(&path)), expected.get("error")) {
+            match (
+                reader.read_images(std::slice::from_ref(&path)),
+                expected.get("error"),
+            ) {
                 (Ok(image), None) => {
                     read += 1;
-                    if let Some(difference) = difference(&image.data, image.spacing, &image.geometry, expected) {
+                    if let Some(difference) =
+                        difference(&image.data, image.spacing, &image.geometry, expected)
+                    {
                         wrong.push(format!("{label}: {difference}"));
                     }
                 }
@@ -178,28 +220,33 @@ fn files_of_every_format_read_as_in_python() {
                 }
                 (Err(error), None) => {
                     let error = error.to_string().replace(&*folder.path().to_string_lossy(), "");
-                    one_sided.insert(label, format!("only Python reads it; Rounds: {error}"));
+                    one_sided.insert(
+                        (name, reader.name()),
+                        format!("only Python reads it; Rounds: {error}"),
+                    );
                 }
                 (Ok(_), Some(error)) => {
-                    one_sided.insert(label, format!("only Rounds reads it; Python: {error}"));
+                    one_sided.insert(
+                        (name, reader.name()),
+                        format!("only Rounds reads it; Python: {error}"),
+                    );
                 }
             }
         }
     }
-    println!("{read} read alike, {refused} refused by both, {} by one:", one_sided.len());
-    for (label, what) in &one_sided {
-        let why = listed(label.split(' ').next().unwrap());
-        println!("  {label}: {what}\n    {}", why.unwrap_or("NOT LISTED"));
+    println!(
+        "{read} read alike, {refused} refused by both, {} by one:",
+        one_sided.len()
+    );
+    for ((name, reader), what) in &one_sided {
+        let why = listed(name).filter(|_| what.starts_with("only Python"));
+        println!("  {name} {reader}: {what}\n    {}", why.unwrap_or("NOT LISTED"));
         if why.is_none() {
-            wrong.push(format!("{label}: {what}"));
+            wrong.push(format!("{name} {reader}: {what}"));
         }
     }
     for (pattern, _) in DIFFERENCES {
-        let seen = |label: &String| listed(label.split(' ').next().unwrap()).is_some() && {
-            let name = label.split(' ').next().unwrap();
-            pattern.strip_suffix('*').map_or(name == pattern, |start| name.starts_with(start))
-        };
-        if !one_sided.keys().any(seen) {
+        if !one_sided.keys().any(|(name, _)| stands_for(pattern, name)) {
             wrong.push(format!("{pattern} is listed, but both sides agree on it"));
         }
     }
@@ -214,7 +261,12 @@ fn files_of_every_format_read_as_in_python() {
             wrong.push(format!("{name}: Rounds chooses {found:?}, Python {chosen}"));
         }
     }
-    assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} differences:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     assert!(read > 400, "only {read} files were read");
 
     turned_back(folder.path());
@@ -264,169 +316,5 @@ fn turned_back(scans: &Path) {
         }
         let difference = difference(&data, spacing, &geometry, found);
         assert!(difference.is_none(), "{file}: {}", difference.unwrap());
-    }
-}
-
-/// A geometry for each reader and an ending that it writes.
-fn geometries() -> Vec<(Reader, Geometry, &'static str)> {
-    let turned = vec![0.0, 0.0, 1.0, -0.6, 0.8, 0.0, 0.8, 0.6, 0.0];
-    let diagonal = |signs: &[f64]| -> Vec<f64> {
-        let axes = signs.len();
-        (0..axes * axes)
-            .map(|i| if i % (axes + 1) == 0 { signs[i / axes] } else { 0.0 })
-            .collect()
-    };
-    let itk = |direction: Vec<f64>| Geometry::SimpleItk {
-        spacing: vec![0.7, 1.0 / 3.0, 2.5],
-        origin: vec![1.0, -2.5e-7, 3.5e5],
-        direction,
-    };
-    let flat = Geometry::SimpleItk {
-        spacing: vec![0.7, 0.8],
-        origin: vec![1.0, -2.0],
-        direction: vec![0.0, 1.0, -1.0, 0.0],
-    };
-    let reoriented = |original: &str| Geometry::SimpleItkReoriented {
-        spacing: vec![0.7, 0.8, 2.5],
-        origin: vec![1.0, -2.0, 3.5],
-        direction: diagonal(&[-1.0, -1.0, 1.0]),
-        original_orientation: original.into(),
-    };
-    let affine = |x: [f64; 4], y: [f64; 4], z: [f64; 4]| [x, y, z, [0.0, 0.0, 0.0, 1.0]];
-    let original = affine([0.0, 0.9, 0.0, 1.0], [1.1, 0.0, 0.0, 2.0], [0.0, 0.0, -3.0, 3.0]);
-    let straight = affine([0.9, 0.0, 0.0, 1.0], [0.0, 1.1, 0.0, 2.0], [0.0, 0.0, 3.0, -9.0]);
-    let spacing = Geometry::SpacingOnly {
-        spacing: [2.5, 0.7, 1.0 / 3.0],
-    };
-    let natural = Geometry::SpacingOnly {
-        spacing: [999.0, 1.0, 1.0],
-    };
-    let mut all = Vec::new();
-    for ending in ["nrrd", "nhdr", "mha", "mhd"] {
-        all.push((Reader::SimpleItk, itk(turned.clone()), ending));
-        all.push((Reader::SimpleItk, flat.clone(), ending));
-        all.push((Reader::SimpleItkReoriented, reoriented("RAS"), ending));
-    }
-    all.push((Reader::SimpleItk, itk(diagonal(&[1.0, 1.0, 1.0])), "gipl"));
-    for ending in ["nii.gz", "nii"] {
-        let original_affine = original;
-        all.push((Reader::Nibabel, Geometry::Nibabel { original_affine }, ending));
-        let reoriented = Geometry::NibabelReoriented {
-            original_affine: straight,
-            reoriented_affine: straight,
-        };
-        all.push((Reader::NibabelReoriented, reoriented, ending));
-    }
-    for ending in ["png", "bmp", "tif"] {
-        all.push((Reader::NaturalImage2D, natural.clone(), ending));
-    }
-    for ending in ["tif", "tiff"] {
-        all.push((Reader::Tiff3D, spacing.clone(), ending));
-    }
-    all
-}
-
-fn depth(reader: Reader, geometry: &Geometry) -> usize {
-    match geometry {
-        Geometry::SimpleItk { spacing, .. } if spacing.len() == 2 => 1,
-        _ if reader == Reader::NaturalImage2D => 1,
-        _ => 4,
-    }
-}
-
-/// Spacing (z, y, x) as the reader of a geometry gives it.
-fn spacing(geometry: &Geometry) -> [f64; 3] {
-    match geometry {
-        Geometry::SimpleItk { spacing, .. } | Geometry::SimpleItkReoriented { spacing, .. } => {
-            match spacing[..] {
-                [x, y] => [999.0 * x.max(y), y, x],
-                _ => [spacing[2], spacing[1], spacing[0]],
-            }
-        }
-        Geometry::Nibabel { original_affine: a }
-        | Geometry::NibabelReoriented {
-            reoriented_affine: a, ..
-        } => [2, 1, 0].map(|axis| (0..3).map(|row| a[row][axis].powi(2)).sum::<f64>().sqrt()),
-        Geometry::SpacingOnly { spacing } => *spacing,
-    }
-}
-
-#[test]
-fn segmentations_of_every_format_are_read_by_python() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut written, mut expected) = (Vec::new(), Vec::new());
-    for (number, (reader, geometry, ending)) in geometries().into_iter().enumerate() {
-        for largest in [2, 254, 255, 60000] {
-            let too_large = match reader {
-                Reader::SimpleItkReoriented => largest > 255,
-                _ => ending == "bmp" && largest > 254,
-            };
-            let labels = Array3::from_shape_fn((depth(reader, &geometry), 6, 5), |(z, y, x)| {
-                if x == 4 { largest } else { (z * y + x) as u16 % 3 }
-            });
-            let file = format!("{number}_{largest}.{ending}");
-            let done = reader.write_segmentation(labels.view(), &geometry, &folder.path().join(&file));
-            assert_eq!(done.is_err(), too_large, "{file} {done:?}");
-            if !too_large {
-                let data = labels.map(|&label| f32::from(label)).insert_axis(ndarray::Axis(0));
-                expected.push((file.clone(), data, geometry.clone()));
-                written.push(json!({"reader": reader.name(), "file": file}));
-            }
-        }
-    }
-    let path = folder.path().join("written.json");
-    std::fs::write(path, serde_json::to_string(&written).unwrap()).unwrap();
-    let found = printed("back", folder.path());
-    for ((file, data, geometry), found) in expected.iter().zip(found.as_array().unwrap()) {
-        let difference = difference(data, spacing(geometry), geometry, found);
-        assert!(difference.is_none(), "{file}: {}", difference.unwrap());
-    }
-    println!("{} segmentations read alike", expected.len());
-}
-
-#[test]
-fn python_goes_on_with_the_properties_of_every_reader() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut written = Vec::new();
-    let cases: Vec<(Reader, Geometry, PathBuf, [usize; 3])> = geometries()
-        .into_iter()
-        .enumerate()
-        .map(|(number, (reader, geometry, ending))| {
-            let shape = [depth(reader, &geometry), 6, 5];
-            let properties = CaseProperties {
-                geometry: geometry.clone(),
-                spacing: spacing(&geometry),
-                shape_before_cropping: shape,
-                bbox_used_for_cropping: shape.map(|size| [0, size]),
-                shape_after_cropping_and_before_resampling: shape,
-                class_locations: Vec::new(),
-            };
-            let stem = format!("case{number}");
-            let none = Array4::zeros((1, 1, 1, 1));
-            write_probabilities(none.view(), &properties, &folder.path().join(&stem)).unwrap();
-            let file = format!("{stem}.{ending}");
-            written.push(json!({
-                "reader": reader.name(), "file": file, "properties": format!("{stem}.pkl"), "shape": shape
-            }));
-            (reader, geometry, folder.path().join(file), shape)
-        })
-        .collect();
-    let path = folder.path().join("written.json");
-    std::fs::write(path, serde_json::to_string(&written).unwrap()).unwrap();
-    oracle::run("formats.py", &["goes_on".as_ref(), folder.path().as_os_str()]).unwrap();
-    for (reader, geometry, path, shape) in cases {
-        let read = reader.read_segmentation(&path).unwrap();
-        let mut number = -1;
-        let labels = Array3::from_shape_simple_fn(shape, || {
-            number += 1;
-            number
-        });
-        assert_eq!(read.labels, labels, "{}", path.display());
-        assert!(
-            geometry.is_close_to(&read.geometry),
-            "{}: {geometry:?}\n{:?}",
-            path.display(),
-            read.geometry
-        );
     }
 }

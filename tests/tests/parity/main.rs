@@ -6,6 +6,7 @@ mod network;
 mod augment;
 mod data;
 mod formats;
+mod formats_written;
 mod model;
 mod payloads;
 mod plan;

@@ -168,8 +168,14 @@ impl RawCase {
     /// As [`RawCase::files`], with the files that they need beside themselves, such as the voxels of an .mhd.
     pub fn files_with_companions(&self, reader: Reader) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = self.files().cloned().collect();
-        let of_images = self.images.iter().filter_map(|file| reader.companion_of_image(file));
-        let of_label = self.label.iter().filter_map(|file| reader.companion_of_segmentation(file));
+        let of_images = self
+            .images
+            .iter()
+            .filter_map(|file| reader.companion_of_image(file));
+        let of_label = self
+            .label
+            .iter()
+            .filter_map(|file| reader.companion_of_segmentation(file));
         for companion in of_images.chain(of_label) {
             // Channels may share one.
             if !files.contains(&companion) {

@@ -29,7 +29,10 @@ enum Pixels {
 pub(super) fn read(file: &[u8], most_pixels: usize) -> Result<ArrayD<f32>, String> {
     let number = |offset: usize, size: usize| -> Result<usize, String> {
         let bytes = file.get(offset..offset + size).ok_or("its header is cut short")?;
-        Ok(bytes.iter().rev().fold(0, |number, &byte| number << 8 | usize::from(byte)))
+        Ok(bytes
+            .iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | usize::from(byte)))
     };
     if !file.starts_with(b"BM") {
         return Err("not a BMP file".into());
@@ -89,7 +92,11 @@ pub(super) fn read(file: &[u8], most_pixels: usize) -> Result<ArrayD<f32>, Strin
             masked(bits, [mask(0)?, mask(1)?, mask(2)?, alpha])?
         }
         (_, 1 | 2) => return Err("run-length encoded BMP files are not supported".into()),
-        _ => return Err(format!("{bits} bits with compression {compression} are not supported")),
+        _ => {
+            return Err(format!(
+                "{bits} bits with compression {compression} are not supported"
+            ));
+        }
     };
     // Without a place, pixels follow what has been read.
     let data = if data == 0 { palette_start } else { data };
@@ -208,7 +215,14 @@ pub(super) fn bytes(labels: ArrayView2<u16>) -> Result<Vec<u8>, String> {
     let small = |size: usize| u32::try_from(size).map_err(|_| "too large for a BMP file".to_owned());
     let pixels = stride.checked_mul(height).ok_or("too large for a BMP file")?;
     let mut file = b"BM".to_vec();
-    for word in [small(start + pixels)?, 0, start as u32, WRITTEN_HEADER as u32, small(width)?, small(height)?] {
+    for word in [
+        small(start + pixels)?,
+        0,
+        start as u32,
+        WRITTEN_HEADER as u32,
+        small(width)?,
+        small(height)?,
+    ] {
         file.extend(word.to_le_bytes());
     }
     file.extend([1, 0, 8, 0]);

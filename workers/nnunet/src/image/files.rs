@@ -53,7 +53,16 @@ mod tests {
         for name in ["a.raw", "./a.raw"] {
             assert_eq!(beside(header, name).unwrap(), Path::new("images/a.raw"));
         }
-        for name in ["/etc/passwd", "../a.raw", "b/a.raw", "..", ".", "", "a\0.raw", "a/"] {
+        for name in [
+            "/etc/passwd",
+            "../a.raw",
+            "b/a.raw",
+            "..",
+            ".",
+            "",
+            "a\0.raw",
+            "a/",
+        ] {
             assert!(beside(header, name).unwrap_err().contains("plain name"), "{name}");
         }
     }

@@ -45,7 +45,11 @@ impl LabelBytes {
     /// The same values, the high byte first.
     pub fn big_endian(mut self) -> LabelBytes {
         if self.size == 2 {
-            self.bytes.as_chunks_mut::<2>().0.iter_mut().for_each(|value| value.reverse());
+            self.bytes
+                .as_chunks_mut::<2>()
+                .0
+                .iter_mut()
+                .for_each(|value| value.reverse());
         }
         self
     }

@@ -153,9 +153,7 @@ impl Header {
             (self.voxel_type.parse_text(data, count)?, 0)
         } else if self.compressed {
             let data = match self.compressed_size {
-                Some(length) => data
-                    .get(..length)
-                    .ok_or_else(|| too_short(length, data.len()))?,
+                Some(length) => data.get(..length).ok_or_else(|| too_short(length, data.len()))?,
                 None if self.data_file.is_some() => data,
                 // MetaIO would take the header for compressed voxels.
                 None => return Err("CompressedDataSize is missing".into()),
@@ -310,7 +308,11 @@ pub(super) fn write(
     field("CenterOfRotation", &floats(&vec![0.0; axes]));
     field("ElementSpacing", &floats(&space.spacing));
     field("DimSize", &list(&mut dims.iter().map(usize::to_string)));
-    let voxel_type = if values.size == 1 { "MET_UCHAR" } else { "MET_USHORT" };
+    let voxel_type = if values.size == 1 {
+        "MET_UCHAR"
+    } else {
+        "MET_USHORT"
+    };
     field("ElementType", voxel_type);
     let place = data_file.as_ref().map_or("LOCAL", |(_, name)| name);
     field("ElementDataFile", place);

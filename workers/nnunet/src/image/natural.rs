@@ -30,7 +30,13 @@ enum Format {
 
 impl Format {
     fn of(file: &Path) -> Result<Format> {
-        match file.extension().unwrap_or_default().to_string_lossy().to_lowercase().as_str() {
+        match file
+            .extension()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .to_lowercase()
+            .as_str()
+        {
             "png" => Ok(Format::Png),
             "bmp" => Ok(Format::Bmp),
             "tif" | "tiff" => Ok(Format::Tiff),
@@ -38,7 +44,10 @@ impl Format {
                 file,
                 "JPEG files are not supported, nor by nnU-Net: what they lose would be lost of labels, too",
             )),
-            _ => Err(Error::bad_file(file, "NaturalImage2DIO reads .png, .bmp and .tif")),
+            _ => Err(Error::bad_file(
+                file,
+                "NaturalImage2DIO reads .png, .bmp and .tif",
+            )),
         }
     }
 }
@@ -53,15 +62,18 @@ pub(super) fn read_grid(file: &Path) -> Result<Grid> {
         _ if content.starts_with(b"BM") => bmp::read(&content, MOST_PIXELS),
         _ => read_png(&content),
     };
-    array.and_then(grid).map_err(|reason| Error::bad_file(file, reason))
+    array
+        .and_then(grid)
+        .map_err(|reason| Error::bad_file(file, reason))
 }
 
 /// scikit-image takes a first axis of three or four for colours, and moves it back.
 fn colours_last(array: ArrayD<f32>) -> ArrayD<f32> {
     match *array.shape() {
-        [3 | 4, _, last] if !(3..=4).contains(&last) => {
-            array.permuted_axes(vec![1, 2, 0]).as_standard_layout().into_owned()
-        }
+        [3 | 4, _, last] if !(3..=4).contains(&last) => array
+            .permuted_axes(vec![1, 2, 0])
+            .as_standard_layout()
+            .into_owned(),
         _ => array,
     }
 }
@@ -76,7 +88,9 @@ fn grid(array: ArrayD<f32>) -> Result<Grid, String> {
             ));
         }
     };
-    let array = array.into_dimensionality::<Ix4>().map_err(|error| error.to_string())?;
+    let array = array
+        .into_dimensionality::<Ix4>()
+        .map_err(|error| error.to_string())?;
     let spacing = [THICKNESS_OF_2D, 1.0, 1.0];
     Ok(Grid {
         data: array.as_standard_layout().into_owned(),
@@ -94,13 +108,20 @@ fn read_png(file: &[u8]) -> Result<ArrayD<f32>, String> {
     let info = reader.info();
     let (width, height) = (info.width as usize, info.height as usize);
     let (colour, depth) = (info.color_type, info.bit_depth);
-    if info.animation_control().is_some_and(|animation| animation.num_frames > 1) {
+    if info
+        .animation_control()
+        .is_some_and(|animation| animation.num_frames > 1)
+    {
         return Err("an animation".into());
     }
     if width.saturating_mul(height) > MOST_PIXELS {
         return Err(format!("{width} x {height} pixels"));
     }
-    let palette = info.palette.as_ref().map(|palette| palette.to_vec()).unwrap_or_default();
+    let palette = info
+        .palette
+        .as_ref()
+        .map(|palette| palette.to_vec())
+        .unwrap_or_default();
     let size = reader.output_buffer_size();
     if size / LARGEST_RATIO > file.len() {
         return Err(too_short(size, file.len()));

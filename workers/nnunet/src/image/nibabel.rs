@@ -93,11 +93,7 @@ fn rows(affine: &[[f64; 4]; 4]) -> Affine {
 }
 
 /// The file of a segmentation (z, y, x) with this affine.
-pub(super) fn write(
-    labels: ArrayView3<u16>,
-    affine: &[[f64; 4]; 4],
-    file: &Path,
-) -> Result<Vec<Content>> {
+pub(super) fn write(labels: ArrayView3<u16>, affine: &[[f64; 4]; 4], file: &Path) -> Result<Vec<Content>> {
     write_rows(labels, &rows(affine), file).map_err(|reason| Error::bad_file(file, reason))
 }
 
@@ -148,7 +144,11 @@ fn io_orientation(affine: &Affine) -> Result<Orientation, String> {
         }
     }
     let mut rotation = nearest_rotation(axes)?;
-    let strength = |column: usize| (0..3).map(|row| rotation[row][column].powi(2)).fold(0.0, f64::max);
+    let strength = |column: usize| {
+        (0..3)
+            .map(|row| rotation[row][column].powi(2))
+            .fold(0.0, f64::max)
+    };
     let strengths = [0, 1, 2].map(strength);
     let mut order = [0, 1, 2];
     order.sort_by(|&a, &b| strengths[b].total_cmp(&strengths[a]));

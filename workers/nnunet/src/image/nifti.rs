@@ -178,7 +178,9 @@ impl Header {
     }
 
     fn checked_end(&self) -> Option<usize> {
-        byte_size(&self.dims, self.voxel_type).ok()?.checked_add(self.offset)
+        byte_size(&self.dims, self.voxel_type)
+            .ok()?
+            .checked_add(self.offset)
     }
 
     /// The header as little-endian bytes.

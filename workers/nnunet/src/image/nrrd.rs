@@ -104,7 +104,12 @@ fn hexadecimal(text: &[u8], size: usize) -> Result<Vec<u8>, String> {
         .map(|&byte| char::from(byte).to_digit(16).map(|digit| digit as u8))
         .collect::<Option<Vec<u8>>>()
         .ok_or("its data are not hexadecimal digits")?;
-    let bytes: Vec<u8> = digits.as_chunks::<2>().0.iter().map(|[high, low]| 16 * high + low).collect();
+    let bytes: Vec<u8> = digits
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .map(|[high, low]| 16 * high + low)
+        .collect();
     if bytes.len() < size {
         return Err(too_short(size, bytes.len()));
     }
@@ -131,13 +136,23 @@ pub(super) fn write(
         // Writing to a string cannot fail.
         let _ = writeln!(header, "{key}: {value}");
     };
-    field("type", if values.size == 1 { "unsigned char" } else { "unsigned short" });
+    field(
+        "type",
+        if values.size == 1 {
+            "unsigned char"
+        } else {
+            "unsigned short"
+        },
+    );
     field("dimension", &axes.to_string());
     match axes {
         3 => field("space", "left-posterior-superior"),
         _ => field("space dimension", &axes.to_string()),
     }
-    field("sizes", &dims.iter().map(usize::to_string).collect::<Vec<_>>().join(" "));
+    field(
+        "sizes",
+        &dims.iter().map(usize::to_string).collect::<Vec<_>>().join(" "),
+    );
     let directions: Vec<String> = (0..axes)
         .map(|axis| vector(&mut space.axis(axis).map(|cosine| cosine * space.spacing[axis])))
         .collect();

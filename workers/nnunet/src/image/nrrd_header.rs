@@ -60,7 +60,9 @@ impl Header {
         let mut ended = false;
         for (number, line) in file.split_inclusive(|&byte| byte == b'\n').enumerate() {
             // A line without its end is none.
-            let Some(text) = line.strip_suffix(b"\n") else { break };
+            let Some(text) = line.strip_suffix(b"\n") else {
+                break;
+            };
             header.length += line.len();
             let text = String::from_utf8_lossy(text.strip_suffix(b"\r").unwrap_or(text));
             if number == 0 {
@@ -107,7 +109,11 @@ impl Header {
             }
         }
         for axis in &header.axes {
-            if let Some(size) = axis.kind.and_then(|kind| kind.size).filter(|&size| size != axis.size) {
+            if let Some(size) = axis
+                .kind
+                .and_then(|kind| kind.size)
+                .filter(|&size| size != axis.size)
+            {
                 return Err(format!("an axis of {} is of a kind that has {size}", axis.size));
             }
         }

@@ -4,7 +4,12 @@ use super::voxels::VoxelType;
 
 /// First lines of NRRD files.
 pub(super) const MAGIC: [&str; 6] = [
-    "NRRD00.01", "NRRD0001", "NRRD0002", "NRRD0003", "NRRD0004", "NRRD0005",
+    "NRRD00.01",
+    "NRRD0001",
+    "NRRD0002",
+    "NRRD0003",
+    "NRRD0004",
+    "NRRD0005",
 ];
 
 /// A header's fields.
@@ -53,9 +58,9 @@ pub(super) fn field(name: &str) -> Option<Field> {
         "byte skip" | "byteskip" => Field::ByteSkip,
         "space origin" | "spaceorigin" => Field::SpaceOrigin,
         "data file" | "datafile" => Field::DataFile,
-        "content" | "number" | "block size" | "blocksize" | "thicknesses" | "labels" | "min" | "max" | "old min"
-        | "oldmin" | "old max" | "oldmax" | "sample units" | "sampleunits" | "space units" | "spaceunits"
-        | "measurement frame" | "measurementframe" => Field::Other,
+        "content" | "number" | "block size" | "blocksize" | "thicknesses" | "labels" | "min" | "max"
+        | "old min" | "oldmin" | "old max" | "oldmax" | "sample units" | "sampleunits" | "space units"
+        | "spaceunits" | "measurement frame" | "measurementframe" => Field::Other,
         _ => return None,
     })
 }
@@ -69,9 +74,16 @@ pub(super) fn voxel_type(value: &str) -> Result<VoxelType, String> {
         "ushort" | "unsigned short" | "unsigned short int" | "uint16" | "uint16_t" => VoxelType::U16,
         "int" | "signed int" | "int32" | "int32_t" => VoxelType::I32,
         "uint" | "unsigned int" | "uint32" | "uint32_t" => VoxelType::U32,
-        "longlong" | "long long" | "long long int" | "signed long long" | "signed long long int" | "int64"
+        "longlong"
+        | "long long"
+        | "long long int"
+        | "signed long long"
+        | "signed long long int"
+        | "int64"
         | "int64_t" => VoxelType::I64,
-        "ulonglong" | "unsigned long long" | "unsigned long long int" | "uint64" | "uint64_t" => VoxelType::U64,
+        "ulonglong" | "unsigned long long" | "unsigned long long int" | "uint64" | "uint64_t" => {
+            VoxelType::U64
+        }
         "float" => VoxelType::F32,
         "double" => VoxelType::F64,
         _ => return Err("not a type of real numbers".into()),
@@ -141,16 +153,22 @@ pub(super) fn kind(word: &str) -> Result<Option<Kind>, String> {
         "3-color" | "rgb-color" | "rgbcolor" | "rgb" | "hsv-color" | "hsvcolor" | "hsv" | "xyz-color"
         | "3-vector" | "3-gradient" | "3-normal" => Some(3),
         "4-color" | "rgba-color" | "rgbacolor" | "rgba" | "4-vector" | "quaternion" => Some(4),
-        matrix => Some(match matrix.replace("symmetric", "sym").replace("tensor", "matrix").as_str() {
-            "2d-sym-matrix" => 3,
-            "2d-masked-sym-matrix" | "2d-matrix" => 4,
-            "2d-masked-matrix" => 5,
-            "3d-sym-matrix" => 6,
-            "3d-masked-sym-matrix" => 7,
-            "3d-matrix" => 9,
-            "3d-masked-matrix" => 10,
-            _ => return Err(format!("{word:?} is no kind of axis")),
-        }),
+        matrix => Some(
+            match matrix
+                .replace("symmetric", "sym")
+                .replace("tensor", "matrix")
+                .as_str()
+            {
+                "2d-sym-matrix" => 3,
+                "2d-masked-sym-matrix" | "2d-matrix" => 4,
+                "2d-masked-matrix" => 5,
+                "3d-sym-matrix" => 6,
+                "3d-masked-sym-matrix" => 7,
+                "3d-matrix" => 9,
+                "3d-masked-matrix" => 10,
+                _ => return Err(format!("{word:?} is no kind of axis")),
+            },
+        ),
     };
     Ok(Some(Kind {
         is_domain: false,

@@ -141,7 +141,9 @@ mod tests {
             origin: vec![4.0, 5.0, 6.0],
             direction: vec![0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
         };
-        let data = Array4::from_shape_fn((2, 3, 4, 5), |(c, z, y, x)| (c * 1000 + z * 100 + y * 10 + x) as f32);
+        let data = Array4::from_shape_fn((2, 3, 4, 5), |(c, z, y, x)| {
+            (c * 1000 + z * 100 + y * 10 + x) as f32
+        });
         let from = of(&space.direction).unwrap();
         assert_eq!(name(from), "ASL");
         let (turned, ras) = reorient(data.clone(), space.clone(), from, RAS);

@@ -119,16 +119,23 @@ impl Reader {
             }
         }
         if reasons.is_empty() {
-            let mut known: Vec<&str> = BY_ENDING.iter().flat_map(|(_, endings)| *endings).copied().collect();
+            let mut known: Vec<&str> = BY_ENDING
+                .iter()
+                .flat_map(|(_, endings)| *endings)
+                .copied()
+                .collect();
             known.sort_unstable();
             known.dedup();
             let known = known.join(", ");
             let why = match lower.as_str() {
                 ".jpg" | ".jpeg" => "; JPEG would lose labels",
-                ".mhd" | ".nhdr" => "; overwrite_image_reader_writer may ask for SimpleITKIO, which reads them",
+                ".mhd" | ".nhdr" => {
+                    "; overwrite_image_reader_writer may ask for SimpleITKIO, which reads them"
+                }
                 _ => "",
             };
-            let reason = format!("no reader of nnU-Net's takes files ending in {ending}{why}; it takes {known}");
+            let reason =
+                format!("no reader of nnU-Net's takes files ending in {ending}{why}; it takes {known}");
             return Err(Error::invalid("dataset.json file_ending", reason));
         }
         Err(Error::bad_file(example, reasons.join("; ")))

@@ -167,7 +167,11 @@ fn written_by_each(folder: &Path) -> Vec<(Reader, Geometry, PathBuf)> {
     };
     add(Reader::NibabelReoriented, &reoriented, &["d.nii", "d.nii.gz"]);
     let spacing = [2.5, 0.5, 1.0];
-    add(Reader::Tiff3D, &Geometry::SpacingOnly { spacing }, &["e.tif", "f.tiff"]);
+    add(
+        Reader::Tiff3D,
+        &Geometry::SpacingOnly { spacing },
+        &["e.tif", "f.tiff"],
+    );
     all
 }
 
@@ -183,13 +187,26 @@ fn every_format_reads_back_where_it_was_written() {
                 (2, 1, 4) => largest,
                 _ => (x + y) as u16 % 2,
             });
-            reader.write_segmentation(labels.view(), &geometry, &path).unwrap();
+            reader
+                .write_segmentation(labels.view(), &geometry, &path)
+                .unwrap();
             let bytes = std::fs::read(&path).unwrap();
-            reader.write_segmentation(labels.view(), &geometry, &path).unwrap();
+            reader
+                .write_segmentation(labels.view(), &geometry, &path)
+                .unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), bytes, "{}", path.display());
             let read = reader.read_segmentation(&path).unwrap();
-            assert_eq!(read.labels.mapv(|label| label as u16), labels, "{}", path.display());
-            assert!(geometry.is_close_to(&read.geometry), "{geometry:?}\n{:?}", read.geometry);
+            assert_eq!(
+                read.labels.mapv(|label| label as u16),
+                labels,
+                "{}",
+                path.display()
+            );
+            assert!(
+                geometry.is_close_to(&read.geometry),
+                "{geometry:?}\n{:?}",
+                read.geometry
+            );
         }
     }
     let spacing = [999.0, 1.0, 1.0];
@@ -205,7 +222,8 @@ fn every_format_reads_back_where_it_was_written() {
         assert_eq!(read.spacing, spacing);
     }
     let labels = Array3::from_elem((1, 4, 5), 255);
-    let error = Reader::NaturalImage2D.write_segmentation(labels.view(), &geometry, &folder.path().join("b.bmp"));
+    let error =
+        Reader::NaturalImage2D.write_segmentation(labels.view(), &geometry, &folder.path().join("b.bmp"));
     assert!(error.unwrap_err().to_string().contains("255"));
     assert!(!folder.path().join("b.bmp").exists());
 }
@@ -217,7 +235,9 @@ fn what_lies_beside_an_image_is_named() {
         .into_iter()
         .map(|(reader, geometry, path)| {
             let labels = Array3::zeros((3, 4, 5));
-            reader.write_segmentation(labels.view(), &geometry, &path).unwrap();
+            reader
+                .write_segmentation(labels.view(), &geometry, &path)
+                .unwrap();
             let companion = reader.companion_of_segmentation(&path)?;
             Some(companion.file_name()?.to_string_lossy().into_owned())
         })
@@ -230,7 +250,10 @@ fn what_lies_beside_an_image_is_named() {
         Reader::Tiff3D.companion_of_image(&image),
         Some(folder.path().join("e.json"))
     );
-    assert_eq!(Reader::Tiff3D.read_images(&[image]).unwrap().spacing, [2.5, 0.5, 1.0]);
+    assert_eq!(
+        Reader::Tiff3D.read_images(&[image]).unwrap().spacing,
+        [2.5, 0.5, 1.0]
+    );
 }
 
 proptest::proptest! {

@@ -45,12 +45,18 @@ impl Format {
         // ITK takes only some of its formats in capitals.
         let lower = name.to_lowercase();
         let formats = [
-            (lower.ends_with(".nii.gz") || lower.ends_with(".nii"), Format::Nifti),
+            (
+                lower.ends_with(".nii.gz") || lower.ends_with(".nii"),
+                Format::Nifti,
+            ),
             (lower.ends_with(".nrrd"), Format::Nrrd),
             (lower.ends_with(".nhdr"), Format::DetachedNrrd),
             (name.ends_with(".mha"), Format::Meta),
             (name.ends_with(".mhd"), Format::DetachedMeta),
-            (name.ends_with(".gipl") || name.ends_with(".gipl.gz"), Format::Gipl),
+            (
+                name.ends_with(".gipl") || name.ends_with(".gipl.gz"),
+                Format::Gipl,
+            ),
         ];
         match formats.iter().find(|(fits, _)| *fits) {
             Some((_, format)) => Ok(*format),
@@ -181,7 +187,9 @@ pub(super) fn write(labels: ArrayView3<u16>, space: &ItkSpace, file: &Path) -> R
     let (z, y, x) = labels.dim();
     let axes = space.axes();
     if !(2..=3).contains(&axes) || space.origin.len() != axes || space.direction.len() != axes * axes {
-        return Err(bad(format!("a segmentation has 2 or 3 axes, its geometry {axes}")));
+        return Err(bad(format!(
+            "a segmentation has 2 or 3 axes, its geometry {axes}"
+        )));
     }
     if axes == 2 && z != 1 {
         return Err(bad(format!("{z} slices, but the scan is a 2D image")));
@@ -234,7 +242,11 @@ pub(super) fn nifti_bytes(
 /// The path of a data file that lies beside `file`, and its name for the header.
 pub(super) fn data_file_of(file: &Path, extension: &str) -> Result<(PathBuf, String), String> {
     let path = file.with_extension(extension);
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     files::beside(file, &name)?;
     Ok((path, name))
 }

@@ -82,7 +82,11 @@ impl Page {
             None => Ok(None),
         };
         let one = |tag: u16, default: u64| {
-            Ok::<_, String>(list(tag)?.and_then(|values| values.first().copied()).unwrap_or(default))
+            Ok::<_, String>(
+                list(tag)?
+                    .and_then(|values| values.first().copied())
+                    .unwrap_or(default),
+            )
         };
         let size = |tag: u16, name: &str| match usize::try_from(one(tag, 0)?) {
             Ok(size) if size > 0 && size < 1 << 31 => Ok(size),
@@ -249,11 +253,13 @@ impl Layout {
                 spend(bytes)?;
                 self.word(file, inline)?
             };
-            tags.entry(self.number(file, entry, 2)? as u16).or_default().push(Tag {
-                kind,
-                count,
-                offset: values,
-            });
+            tags.entry(self.number(file, entry, 2)? as u16)
+                .or_default()
+                .push(Tag {
+                    kind,
+                    count,
+                    offset: values,
+                });
         }
         Ok((tags, self.word(file, start + entries * entry_size)?))
     }

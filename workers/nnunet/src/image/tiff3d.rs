@@ -36,9 +36,11 @@ pub(super) fn read_grid(file: &Path, kind: Kind) -> Result<Grid> {
     let bad = |reason: String| Error::bad_file(file, reason);
     let array = tiff_series::read(&content).map_err(bad)?;
     let shape = array.shape().to_vec();
-    let array = array
-        .into_dimensionality::<Ix3>()
-        .map_err(|_| bad(format!("its shape is {shape:?}, but Tiff3DIO reads only 3D images")))?;
+    let array = array.into_dimensionality::<Ix3>().map_err(|_| {
+        bad(format!(
+            "its shape is {shape:?}, but Tiff3DIO reads only 3D images"
+        ))
+    })?;
     let spacing = match spacing_file(file, kind) {
         Some(beside) => read_spacing(&beside, kind)?,
         None => [1.0; 3],
@@ -66,7 +68,11 @@ fn read_spacing(file: &Path, kind: Kind) -> Result<[f64; 3]> {
     let read: SpacingFile = schemas::parse(&bytes).map_err(|error| Error::bad_file(file, error))?;
     let spacing = read.spacing;
     if spacing.iter().any(|&s| !s.is_finite() || s <= 0.0) {
-        let what = if kind == Kind::Image { "image" } else { "segmentation" };
+        let what = if kind == Kind::Image {
+            "image"
+        } else {
+            "segmentation"
+        };
         return Err(Error::bad_file(
             file,
             format!("the spacing of an {what} is {spacing:?}, expected more than 0"),
@@ -76,7 +82,11 @@ fn read_spacing(file: &Path, kind: Kind) -> Result<[f64; 3]> {
 }
 
 fn check_ending(file: &Path) -> Result<()> {
-    let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let extension = file
+        .extension()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_lowercase();
     if extension == "tif" || extension == "tiff" {
         return Ok(());
     }

@@ -35,7 +35,9 @@ impl Sample {
             (3, 64) => Sample::Whole(VoxelType::F64),
             (1, bits @ 1..=31) => Sample::Packed(bits),
             (format, bits) => {
-                return Err(format!("samples of format {format} with {bits} bits are not supported"));
+                return Err(format!(
+                    "samples of format {format} with {bits} bits are not supported"
+                ));
             }
         })
     }
@@ -78,7 +80,11 @@ fn largest_ratio(compression: u64) -> Result<usize, String> {
 /// Adds the page's intensities to `out` in the order of [`Page::shape`].
 pub(super) fn decode(page: &Page, file: &[u8], out: &mut Vec<f32>) -> Result<(), String> {
     let sample = Sample::of(page)?;
-    let stored: usize = page.chunks.iter().map(|&(_, bytes)| bytes).fold(0, usize::saturating_add);
+    let stored: usize = page
+        .chunks
+        .iter()
+        .map(|&(_, bytes)| bytes)
+        .fold(0, usize::saturating_add);
     let (planes, samples) = if page.separate {
         (page.samples, 1)
     } else {

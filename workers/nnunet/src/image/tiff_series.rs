@@ -23,7 +23,9 @@ pub(super) fn read(file: &[u8]) -> Result<ArrayD<f32>, String> {
     let pages = Page::all(file)?;
     let first = &pages[0];
     if let Some(vendor) = first.vendor {
-        return Err(format!("{vendor} files are not supported: save them as plain TIFF"));
+        return Err(format!(
+            "{vendor} files are not supported: save them as plain TIFF"
+        ));
     }
     let starts = |start: &str| first.descriptions.iter().find(|text| text.starts_with(start));
     let shaped = first
@@ -34,15 +36,28 @@ pub(super) fn read(file: &[u8]) -> Result<ArrayD<f32>, String> {
     if let Some(series) = shaped.and_then(|shaped| as_shaped(&pages, shaped)) {
         return series.array(file);
     }
-    if first.descriptions.iter().any(|text| text.trim_end().ends_with("OME>")) {
+    if first
+        .descriptions
+        .iter()
+        .any(|text| text.trim_end().ends_with("OME>"))
+    {
         return as_ome(&pages)?.array(file);
     }
     if let Some(description) = starts("ImageJ=").or_else(|| starts("SCIFIO=")) {
         return as_imagej(&pages, description)?.array(file);
     }
-    for vendor in ["Aperio", "<scn", "SISPOS", "<PerkinElmer", "<iScan", "<DataObject"] {
+    for vendor in [
+        "Aperio",
+        "<scn",
+        "SISPOS",
+        "<PerkinElmer",
+        "<iScan",
+        "<DataObject",
+    ] {
         if first.descriptions.iter().any(|text| text.contains(vendor)) {
-            return Err(format!("{vendor} files are not supported: save them as plain TIFF"));
+            return Err(format!(
+                "{vendor} files are not supported: save them as plain TIFF"
+            ));
         }
     }
     plain(&pages)?.array(file)
@@ -82,7 +97,10 @@ impl Series<'_> {
             }
         }
         ArrayD::from_shape_vec(self.shape.as_slice(), data).map_err(|_| {
-            format!("its pages do not hold the {:?} pixels that they promise", self.shape)
+            format!(
+                "its pages do not hold the {:?} pixels that they promise",
+                self.shape
+            )
         })
     }
 }
@@ -94,9 +112,14 @@ fn stretched(page: &Page, times: usize) -> Result<Page, String> {
         .windows(2)
         .all(|two| two[0].0.checked_add(two[0].1) == Some(two[1].0));
     if page.compression != 1 || page.tiled || page.separate || page.bits % 8 != 0 || !strips_follow {
-        return Err(format!("it promises {times} pages in one, but does not store them in a row"));
+        return Err(format!(
+            "it promises {times} pages in one, but does not store them in a row"
+        ));
     }
-    let length = page.length.checked_mul(times).ok_or("more pixels than can be addressed")?;
+    let length = page
+        .length
+        .checked_mul(times)
+        .ok_or("more pixels than can be addressed")?;
     let bytes = byte_size(&[length, page.width, page.samples, page.bits / 8], VoxelType::U8)?;
     let start = page.chunks.first().map_or(0, |&(start, _)| start);
     Ok(Page {
@@ -149,14 +172,20 @@ fn as_imagej<'a>(pages: &'a [Page], description: &str) -> Result<Series<'a>, Str
         return Err("ImageJ stacks in colour are not supported".into());
     }
     let images = frames.saturating_mul(slices).saturating_mul(channels);
-    let axes: Vec<usize> = [frames, slices, channels].into_iter().filter(|&size| size > 1).collect();
+    let axes: Vec<usize> = [frames, slices, channels]
+        .into_iter()
+        .filter(|&size| size > 1)
+        .collect();
     let (images, axes) = match images {
         // Some do not say how many there are.
         1 if pages.len() > 1 => (pages.len(), vec![pages.len()]),
         _ => (images, axes),
     };
     if images > pages.len() && pages.len() > 1 {
-        return Err(format!("ImageJ's header promises {images} images, but it has {} pages", pages.len()));
+        return Err(format!(
+            "ImageJ's header promises {images} images, but it has {} pages",
+            pages.len()
+        ));
     }
     Ok(Series {
         pages: pages[..images.min(pages.len())].iter().collect(),
@@ -169,12 +198,21 @@ fn as_ome(pages: &[Page]) -> Result<Series<'_>, String> {
     let text = pages[0].descriptions.join(" ");
     let sizes: Vec<usize> = ["SizeT", "SizeC", "SizeZ"]
         .iter()
-        .filter_map(|key| text.split_once(&format!("{key}=\""))?.1.split('"').next()?.parse().ok())
+        .filter_map(|key| {
+            text.split_once(&format!("{key}=\""))?
+                .1
+                .split('"')
+                .next()?
+                .parse()
+                .ok()
+        })
         .filter(|&size| size > 1)
         .collect();
     let of_one_stack = text.matches("<Image ").count() == 1 && text.matches("<TiffData").count() <= 1;
     let count = sizes.iter().product::<usize>().max(1);
-    let alike = pages.iter().all(|page| page.is_like(&pages[0]) && !page.has_colours());
+    let alike = pages
+        .iter()
+        .all(|page| page.is_like(&pages[0]) && !page.has_colours());
     if !of_one_stack || sizes.len() > 1 || count != pages.len() || !alike {
         return Err(
             "only OME-TIFF with one image, whose pages are a stack along one axis, is supported".into(),

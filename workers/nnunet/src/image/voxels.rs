@@ -121,13 +121,17 @@ impl VoxelType {
     pub fn parse_text(self, text: &[u8], count: usize) -> Result<Vec<u8>, String> {
         // A number takes at least one byte and a separator.
         if count > text.len().div_ceil(2) {
-            return Err(format!("its header promises {count} numbers, more than it can hold"));
+            return Err(format!(
+                "its header promises {count} numbers, more than it can hold"
+            ));
         }
         let mut bytes = Vec::with_capacity(count * self.bytes());
         let separator = |byte: &u8| byte.is_ascii_whitespace() || *byte == b',';
         let mut words = text.split(separator).filter(|word| !word.is_empty());
         for number in 0..count {
-            let word = words.next().ok_or_else(|| format!("it holds only {number} of {count} numbers"))?;
+            let word = words
+                .next()
+                .ok_or_else(|| format!("it holds only {number} of {count} numbers"))?;
             let word = std::str::from_utf8(word).unwrap_or("?");
             self.append_text(word, &mut bytes)
                 .ok_or_else(|| format!("{word:?} is not a number of its type"))?;

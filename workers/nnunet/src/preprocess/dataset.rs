@@ -181,7 +181,10 @@ fn file_digests(case: &RawCase, raw: &RawDataset) -> Result<Vec<String>> {
         std::io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
         Ok(hex::encode(hasher.finalize()))
     };
-    case.files_with_companions(raw.reader).iter().map(digest).collect()
+    case.files_with_companions(raw.reader)
+        .iter()
+        .map(digest)
+        .collect()
 }
 
 /// What a preprocessed case is a function of, as a sha256: the raw files, the data set's descriptors, the part
@@ -254,7 +257,11 @@ pub fn copy_ground_truth(raw: &RawDataset, case: &RawCase, folder: &Path) -> Res
         // A spacing is found by the segmentation's name, voxels by the one that the header gives.
         let name = match raw.reader {
             Reader::Tiff3D => format!("{}.json", case.identifier),
-            _ => companion.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            _ => companion
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
         };
         copy(&companion, &target, &name)?;
     }

@@ -68,7 +68,11 @@ pub fn draw(
 /// nnU-Net's reader for a single file. Of formats in two files, which no ending stands for, SimpleITKIO's.
 fn reader_of(file: &std::path::Path) -> anyhow::Result<Reader> {
     let name = file.to_string_lossy().to_lowercase();
-    let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let extension = file
+        .extension()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_lowercase();
     Ok(match extension.as_str() {
         "mhd" | "nhdr" => Reader::SimpleItk,
         "gz" if name.ends_with(".nii.gz") => Reader::for_ending(".nii.gz", file)?,

@@ -161,10 +161,12 @@ fn determinant(matrix: &[f64], size: usize) -> f64 {
             product = -product;
         }
         product *= rows[column][column];
-        for row in column + 1..size {
-            let factor = rows[row][column] / rows[column][column];
-            for k in column..size {
-                rows[row][k] -= factor * rows[column][k];
+        let (above, below) = rows.split_at_mut(column + 1);
+        let pivot = &above[column];
+        for row in below {
+            let factor = row[column] / pivot[column];
+            for (value, pivot) in row.iter_mut().zip(pivot) {
+                *value -= factor * pivot;
             }
         }
     }

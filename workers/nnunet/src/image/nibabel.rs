@@ -179,7 +179,7 @@ fn nearest_rotation(mut matrix: [[f64; 3]; 3]) -> Result<[[f64; 3]; 3], String> 
             m[r1][c1] * m[r2][c2] - m[r1][c2] * m[r2][c1]
         };
         let determinant: f64 = (0..3).map(|column| m[0][column] * cofactor(0, column)).sum();
-        if step == 0 && !(determinant.abs() > FLAT) {
+        if step == 0 && (determinant.is_nan() || determinant.abs() <= FLAT) {
             return Err("the axes of its affine lie in one plane".into());
         }
         let mut change = 0.0f64;

@@ -43,8 +43,8 @@ pub(super) fn itk(header: &Header, axes: usize) -> Result<ItkSpace, String> {
     if let Some(affine) = itk_affine(header)? {
         let in_space = axes.min(3);
         let patient = |row: usize| if row < 2 { -1.0 } else { 1.0 };
-        for row in 0..in_space {
-            space.origin[row] = patient(row) * affine[row][3] * scale;
+        for (row, affine) in affine.iter().enumerate().take(in_space) {
+            space.origin[row] = patient(row) * affine[3] * scale;
         }
         for column in 0..in_space {
             let length = (0..in_space)
@@ -56,8 +56,8 @@ pub(super) fn itk(header: &Header, axes: usize) -> Result<ItkSpace, String> {
             }
             // A negative pixdim turns its axis around.
             let turned = pixdim[column].signum() / length;
-            for row in 0..in_space {
-                space.direction[row * axes + column] = patient(row) * turned * affine[row][column];
+            for (row, affine) in affine.iter().enumerate().take(in_space) {
+                space.direction[row * axes + column] = patient(row) * turned * affine[column];
             }
         }
     }
@@ -187,10 +187,10 @@ pub(super) fn write_itk(space: &ItkSpace, header: &mut Header) {
     let axes = space.axes();
     let mut rotation = [[0.0; 3]; 3];
     rotation[2][2] = 1.0;
-    for row in 0..axes {
+    for (row, cosines) in space.direction.chunks(axes).enumerate() {
         let patient = if row < 2 { -1.0 } else { 1.0 };
-        for column in 0..axes {
-            rotation[row][column] = patient * space.direction[row * axes + column];
+        for (column, cosine) in cosines.iter().enumerate() {
+            rotation[row][column] = patient * cosine;
             header.rows[row][column] = (rotation[row][column] * space.spacing[column]) as f32;
         }
         header.rows[row][3] = (patient * space.origin[row]) as f32;

@@ -111,7 +111,8 @@ fn stretched(page: &Page, times: usize) -> Result<Page, String> {
         .chunks
         .windows(2)
         .all(|two| two[0].0.checked_add(two[0].1) == Some(two[1].0));
-    if page.compression != 1 || page.tiled || page.separate || page.bits % 8 != 0 || !strips_follow {
+    if page.compression != 1 || page.tiled || page.separate || !page.bits.is_multiple_of(8) || !strips_follow
+    {
         return Err(format!(
             "it promises {times} pages in one, but does not store them in a row"
         ));

@@ -3,12 +3,17 @@
 //! - `cli/`: one command, one file.
 //! - `phases/`: one phase, one file: task in, one call into `nnunet`, result out.
 //! - `settings.rs`: what a site and an orchestrator are told.
-//! - `site.rs`: the folder that all workers of a site share.
+//! - `site.rs`: the folder that all workers of a site share; `job_folder.rs`: what is in it for one job;
+//!   `room.rs`: how large its cache of cases gets; `gc.rs`: what in it no live job needs.
 
+mod byte_size;
 mod cli;
 mod device;
+mod gc;
+mod job_folder;
 mod parts;
 mod phases;
+mod room;
 mod settings;
 mod site;
 

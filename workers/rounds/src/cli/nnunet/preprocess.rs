@@ -110,17 +110,8 @@ pub fn preprocess(
             room::sweep(&partial_folder(&stored)?);
             must_fit(&dataset, &plans, &planned, &folder)?;
             let all: Vec<usize> = (0..dataset.cases.len()).collect();
-            let outcomes = threads::with(threads, || {
-                Ok(preprocess_dataset(
-                    &dataset,
-                    &all,
-                    &plans,
-                    configuration,
-                    &folder,
-                    threads,
-                    &progress,
-                )?)
-            })?;
+            let outcomes =
+                preprocess_dataset(&dataset, &all, &plans, configuration, &folder, threads, &progress)?;
             report(configuration, outcomes)?;
         }
     }

@@ -42,3 +42,35 @@ impl Site {
         worker::work(&settings, &phases, true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        site: Site,
+    }
+
+    #[test]
+    fn settings_start_a_site_and_gc_takes_its_own() {
+        let read = |line: &str| Line::try_parse_from(line.split(' ')).map(|line| line.site);
+        let site = read("site a.toml").unwrap();
+        assert!(site.command.is_none() && site.settings == Some("a.toml".into()));
+        let site = read("site gc a.toml --dry-run --ended x --ended y").unwrap();
+        assert!(site.command.is_some() && site.settings.is_none());
+        // A settings file of that name.
+        assert_eq!(read("site ./gc").unwrap().settings, Some("./gc".into()));
+        for wrong in [
+            "site",
+            "site gc",
+            "site a.toml gc b.toml",
+            "site a.toml --dry-run",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -43,6 +43,18 @@ pub struct Dataset<'a> {
     pub dataset_id: Option<u32>,
 }
 
+impl Dataset<'_> {
+    /// Its part of a site's settings. Further lines may follow.
+    pub fn settings(&self, federation: &Federation) -> String {
+        let path = federation.folder().join(self.folder);
+        let mut settings = format!("\n[[datasets]]\nid = {:?}\npath = {path:?}\n", self.id);
+        if let Some(id) = self.dataset_id {
+            settings += &format!("dataset_id = {id}\n");
+        }
+        settings
+    }
+}
+
 /// What runs. All of it is killed when dropped.
 pub struct Federation {
     processes: BTreeMap<String, RoundsProcess>,
@@ -89,29 +101,34 @@ impl Federation {
 
     /// Starts a site with these data sets, and waits until it has announced them.
     pub fn site(&mut self, name: &str, datasets: &[Dataset]) -> Result<()> {
-        let own = format!("site = {name:?}\nthreads = 1\n");
-        let mut settings = self.settings(name, &own);
-        for dataset in datasets {
-            let folder = self.folder().join(dataset.folder);
-            settings += &format!("\n[[datasets]]\nid = {:?}\npath = {folder:?}\n", dataset.id);
-            if let Some(id) = dataset.dataset_id {
-                settings += &format!("dataset_id = {id}\n");
-            }
-        }
+        let datasets: String = datasets.iter().map(|dataset| dataset.settings(self)).collect();
+        self.site_with(name, "", &datasets)
+    }
+
+    /// Starts a site with further settings, and with settings of data sets: see [`Dataset::settings`].
+    pub fn site_with(&mut self, name: &str, own: &str, datasets: &str) -> Result<()> {
+        let own = format!("site = {name:?}\nthreads = 1\n{own}\n");
+        let settings = self.settings(name, &own) + datasets;
         fs::write(self.settings_file(name), settings)?;
         self.run(name)
     }
 
     fn settings(&self, name: &str, own: &str) -> String {
         let address = self.server.address();
-        let root = self.folder().join("roots").join(name);
+        let root = self.root(name);
         format!(
             "root = {root:?}\nmetrics = \"127.0.0.1:0\"\n{own}\n[nats]\nurl = {:?}\ntoken = {:?}\n",
             address.url, address.token
         )
     }
 
-    fn settings_file(&self, name: &str) -> PathBuf {
+    /// The folder that the workers of a site share.
+    pub fn root(&self, name: &str) -> PathBuf {
+        self.folder().join("roots").join(name)
+    }
+
+    /// The settings file of a site, or of the orchestrator.
+    pub fn settings_file(&self, name: &str) -> PathBuf {
         self.folder().join(format!("{name}.toml"))
     }
 

@@ -1,5 +1,7 @@
 //! Labels and channels mean the same at all sites, or the job ends before any case is preprocessed.
 
+use ndarray::Axis;
+use nnunet::preprocess::MappedCase;
 use schemas::{event::Event, names::Phase};
 use serde_json::json;
 use tests::{
@@ -89,4 +91,79 @@ fn what_is_swapped_at_one_site_is_refused() {
     let submit = ["submit", file.to_str().unwrap(), "--datasets", datasets, "--wait"];
     let error = federation.command(&submit).unwrap_err().to_string();
     assert!(error.contains("gamma has"), "{error}");
+}
+
+/// The labels and channels of site alpha, said in the settings of a site that swaps both and has a name of its own.
+const MAPS: &str = r#"
+labels = [
+  { name = "background", value = 0 },
+  { name = "shell", value = 1 },
+  { name = "core", value = 2, here = "kernel" },
+]
+channels = [{ name = "T1" }, { name = "T2", here = "second" }]
+"#;
+
+#[test]
+fn what_a_site_maps_is_as_at_the_others() {
+    let mut federation = Federation::start().unwrap();
+    let two = Scans {
+        channels: &["T1", "T2"],
+        ..SMALL
+    };
+    // The same scans, in other words.
+    let swapped = Scans {
+        channels: &["second", "T1"],
+        labels: &["kernel", "shell"],
+        ..SMALL
+    };
+    for (site, scans, maps) in [("alpha", two, ""), ("beta", swapped, MAPS)] {
+        let folder = format!("Dataset023_{site}");
+        scans.write(&federation.folder().join(&folder)).unwrap();
+        let dataset = Dataset {
+            id: site,
+            folder: &folder,
+            dataset_id: None,
+        };
+        let settings = dataset.settings(&federation) + maps;
+        federation.site_with(site, "", &settings).unwrap();
+    }
+    let message = json!({
+        "job_id": "mapped",
+        "datasets": ["alpha", "beta"],
+        "payload": { "mode": "training", "num_rounds": 1, "dataset_id": 23,
+                     "model_configuration": "2d", "device": "cpu" },
+        "federation": { "iterations_per_epoch": 1, "val_iterations_per_epoch": 1 },
+    });
+    let job = federation.submit(&message).unwrap();
+    federation.finished(&job).unwrap();
+
+    let case = |site: &str| {
+        let folder = federation.root(site).join("jobs/mapped/preprocessed");
+        let folder = folder.join(format!("Dataset023_{site}/nnUNetPlans_2d"));
+        MappedCase::open(&folder, "case_0").unwrap()
+    };
+    let (alpha, beta) = (case("alpha"), case("beta"));
+    for channel in [0, 1] {
+        let (ours, theirs) = (alpha.data(), beta.data());
+        assert_eq!(
+            ours.index_axis(Axis(0), channel),
+            theirs.index_axis(Axis(0), 1 - channel)
+        );
+    }
+    let swapped = alpha
+        .seg()
+        .mapv(|label| if label > 0 { 3 - label } else { label });
+    assert!(swapped.iter().any(|&label| label == 1) && swapped.iter().any(|&label| label == 2));
+    assert_eq!(beta.seg(), swapped);
+
+    // Settings that do not fit the data are named before the site is announced.
+    let file = federation.settings_file("beta");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("kernel", "seed")).unwrap();
+    let error = tests::process::run(&["site".as_ref(), file.as_os_str()])
+        .unwrap_err()
+        .to_string();
+    for part in ["datasets.beta.labels[2].here", "\"seed\"", "kernel, shell"] {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
 }

@@ -1,5 +1,6 @@
 //! The whole system: real processes, a real nats-server. And the rules of the house.
 
+mod cache;
 mod continuation;
 mod descriptors;
 mod house;

@@ -6,7 +6,7 @@
 //! - [`artifacts`], bytes by digest, in chunks.
 //! - [`conductor`], results in, next releases and tasks out.
 //! - [`worker`], one phase of one site: task in, result out.
-//! - [`client`], what a user does with jobs.
+//! - [`client`], what a user does with jobs; [`known`], which jobs have ended.
 //! - [`metrics`], Prometheus.
 
 pub mod artifacts;
@@ -16,6 +16,7 @@ pub mod conductor;
 pub mod connection;
 mod error;
 pub mod gate;
+pub mod known;
 pub mod metrics;
 pub mod publish;
 pub mod server;

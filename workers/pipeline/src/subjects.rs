@@ -21,6 +21,9 @@ pub fn verdict_of(submit: u64) -> String {
     format!("rounds.job.*.verdict.{submit}")
 }
 
+/// The verdicts on all submits: `rounds.job.*.verdict.*`.
+pub const ALL_VERDICTS: &str = "rounds.job.*.verdict.*";
+
 /// One pass of one phase is let go: `rounds.job.<job>.release.<phase>.<round>.<pass>`.
 pub fn release(job: &str, phase: Phase, round: u32, pass: u32) -> String {
     format!("rounds.job.{job}.release.{phase}.{round}.{pass}")

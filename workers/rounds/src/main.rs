@@ -4,13 +4,18 @@
 //! - `phases/`: one phase, one file: task in, one call into `nnunet`, result out.
 //! - `memory.rs`: what the process keeps between the iterations of a training.
 //! - `settings.rs`: what a site and an orchestrator are told.
-//! - `site.rs`: the folder that all workers of a site share.
+//! - `site.rs`: the folder that all workers of a site share; `job_folder.rs`: what is in it for one job;
+//!   `room.rs`: how large its cache of cases gets; `gc.rs`: what in it no live job needs.
 
+mod byte_size;
 mod cli;
 mod device;
+mod gc;
+mod job_folder;
 mod memory;
 mod parts;
 mod phases;
+mod room;
 mod settings;
 mod site;
 

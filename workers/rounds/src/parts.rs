@@ -3,7 +3,6 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use nnunet::dataset::RawDataset;
 use pipeline::{
     clock,
     conductor::Conductor,
@@ -208,7 +207,8 @@ async fn until_all_end(
 fn announcement(site: &Site) -> anyhow::Result<Announce> {
     let mut datasets = Vec::new();
     for settings in &site.settings.datasets {
-        let raw = RawDataset::open(&settings.path)
+        let raw = settings
+            .open()
             .with_context(|| format!("datasets.{}: {}", settings.id, settings.path.display()))?;
         datasets.push(AnnouncedDataset {
             id: settings.id.clone(),

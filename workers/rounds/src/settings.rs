@@ -6,9 +6,12 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use nnunet::dataset::{MappedChannel, MappedLabel, Mapping, RawDataset};
 use pipeline::connection::Access;
 use schemas::{job::Device, names};
 use serde::{Deserialize, Serialize};
+
+use crate::byte_size::ByteSize;
 
 /// How to reach NATS.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,6 +68,9 @@ pub struct SiteSettings {
     /// Threads for work on one task; the default is the number of cores.
     #[serde(default = "cores")]
     pub threads: usize,
+    /// Bound on the cache of preprocessed cases; none: the disk's end. Cases of live jobs stay above it.
+    #[serde(default)]
+    pub cache_bytes: Option<ByteSize>,
     /// `address:port` of /metrics; none: not served.
     #[serde(default)]
     pub metrics: Option<String>,
@@ -81,6 +87,12 @@ pub struct DatasetSettings {
     /// The id that jobs mean by `dataset_id`, where it is not the folder's XYZ.
     #[serde(default)]
     pub dataset_id: Option<u32>,
+    /// The federation's labels, where they are not the data set's.
+    #[serde(default)]
+    pub labels: Vec<MappedLabel>,
+    /// The federation's channels, where they are not the data set's.
+    #[serde(default)]
+    pub channels: Vec<MappedChannel>,
 }
 
 /// The orchestrator.
@@ -149,6 +161,25 @@ impl SiteSettings {
 }
 
 impl DatasetSettings {
+    /// Opens the data set as the federation sees it.
+    ///
+    /// # Errors
+    /// As of [`RawDataset::open`] and [`RawDataset::mapped`]; what does not fit names the setting.
+    pub fn open(&self) -> nnunet::Result<RawDataset> {
+        let mapping = Mapping {
+            labels: self.labels.clone(),
+            channels: self.channels.clone(),
+        };
+        RawDataset::open(&self.path)?
+            .mapped(&mapping)
+            .map_err(|error| match error {
+                nnunet::Error::Invalid { what, reason } => {
+                    nnunet::Error::invalid(format!("settings: datasets.{}.{what}", self.id), reason)
+                }
+                other => other,
+            })
+    }
+
     /// The XYZ that jobs mean: the setting's, or the folder name's.
     pub fn dataset_id(&self) -> anyhow::Result<u32> {
         if let Some(id) = self.dataset_id {
@@ -194,7 +225,33 @@ mod tests {
         let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/settings");
         let site = SiteSettings::read(&samples.join("site.toml")).unwrap();
         assert_eq!(site.datasets[0].dataset_id().unwrap(), 4);
+        // What the sample only shows can be read, too.
+        let sample = std::fs::read_to_string(samples.join("site.toml")).unwrap();
+        let shown: String = sample
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(setting) if setting.contains(" = ") || setting.starts_with("  {") || setting == "]" => {
+                    setting
+                }
+                _ => line,
+            })
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let site: SiteSettings = toml::from_str(&shown).unwrap();
+        assert_eq!(site.cache_bytes, Some(ByteSize(500_000_000_000)));
+        let [dataset] = &site.datasets[..] else { panic!() };
+        assert_eq!((dataset.labels.len(), dataset.channels.len()), (3, 2));
         OrchestratorSettings::read(&samples.join("orchestrator.toml")).unwrap();
+    }
+
+    #[test]
+    fn a_size_that_is_none_is_named() {
+        let error = toml::from_str::<SiteSettings>("cache_bytes = \"200 Gb/s\"").unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("cache_bytes") && error.contains("200 GB"),
+            "{error}"
+        );
     }
 
     #[test]

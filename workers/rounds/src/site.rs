@@ -2,12 +2,8 @@
 //!
 //!     rounds-site.json                       the marker: which site this is
 //!     splits/DatasetXYZ_name.json            splits_final.json of each data set, kept beyond any job
-//!     preprocessed/<plans>/DatasetXYZ_name/  nnU-Net's preprocessed folder, for one digest of plans
-//!     jobs/<job>/inventory.json              the frozen list of cases
-//!     jobs/<job>/plan/                       the pooled documents and the plans
-//!     jobs/<job>/momentum/<update>           the optimiser's momentum, by the digest of the update it made
-//!     jobs/<job>/model/                      the model an inference job predicts with, where it was fetched
-//!     jobs/<job>/segmentations/              what an inference job made
+//!     cases/<key>.npz, <key>.pkl             preprocessed cases by what they were made from: a cache, for all jobs
+//!     jobs/<job>/                            what belongs to one job: see `job_folder.rs`
 
 use std::{
     fs,
@@ -17,6 +13,8 @@ use std::{
 use anyhow::{Context, ensure};
 use nnunet::{
     dataset::{Inventory, RawDataset},
+    fingerprint::CaseShape,
+    preprocess::CaseCache,
     splits::{self, Fold, Split},
 };
 use schemas::{
@@ -25,7 +23,11 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{phases::failure, settings::SiteSettings};
+use crate::{
+    job_folder::{self, INVENTORY, PREPROCESSED, SHAPES},
+    phases::failure,
+    settings::SiteSettings,
+};
 
 /// A site: its settings and its folder.
 pub struct Site {
@@ -62,6 +64,7 @@ impl Site {
             marker.site,
             settings.site
         );
+        check_links(&settings.root)?;
         Ok(Self { settings })
     }
 
@@ -79,22 +82,39 @@ impl Site {
                 format!("this worker's settings have no data set {id:?}"),
             )
         })?;
-        RawDataset::open(&settings.path).map_err(failure::of_error)
+        settings.open().map_err(failure::of_error)
+    }
+
+    /// Makes the folder of the task's job where there is none. Every task begins with it.
+    pub fn begin(&self, task: &Task) -> Result<(), Failure> {
+        job_folder::claim(&self.settings.root, &task.job)
+            .map_err(|error| failure::io("the job's folder", &self.job(task), &error))
     }
 
     /// The folder of a job.
     pub fn job(&self, task: &Task) -> PathBuf {
-        self.settings.root.join("jobs").join(&task.key.job)
+        self.job_named(&task.key.job)
+    }
+
+    fn job_named(&self, job: &str) -> PathBuf {
+        job_folder::jobs(&self.settings.root).join(job)
     }
 
     /// The job's frozen list of cases; the data set's list must still be the same. A job that continues another
     /// takes over that one's list, and keeps it for those that continue it in turn.
     pub fn inventory(&self, task: &Task, dataset: &RawDataset) -> Result<Inventory, Failure> {
         let io = |file: &Path, error: std::io::Error| failure::io("the job's inventory", file, &error);
-        let file = self.job(task).join("inventory.json");
+        let file = self.job(task).join(INVENTORY);
         if let (false, Some(earlier)) = (file.exists(), &task.job.continues) {
-            let earlier = self.settings.root.join("jobs").join(&earlier.job);
-            let earlier = earlier.join("inventory.json");
+            let earlier = self.job_named(&earlier.job);
+            let shapes = earlier.join(SHAPES);
+            for part in job_folder::entries(&shapes).map_err(|error| io(&shapes, error))? {
+                let bytes = fs::read(&part).map_err(|error| io(&part, error))?;
+                let name = part.file_name().unwrap_or_default();
+                let own = self.job(task).join(SHAPES).join(name);
+                write_whole(&own, &bytes).map_err(|error| io(&own, error))?;
+            }
+            let earlier = earlier.join(INVENTORY);
             let bytes = fs::read(&earlier).map_err(|error| io(&earlier, error))?;
             write_whole(&file, &bytes).map_err(|error| io(&file, error))?;
         }
@@ -105,14 +125,33 @@ impl Site {
         Ok(inventory)
     }
 
-    /// nnU-Net's preprocessed folder of a data set for these plans.
-    pub fn preprocessed(&self, plans_digest: &str, dataset: &RawDataset) -> PathBuf {
-        let plans = plans_digest.get(..16).unwrap_or(plans_digest);
-        self.settings
-            .root
-            .join("preprocessed")
-            .join(plans)
-            .join(&dataset.name)
+    /// Keeps the shapes that a shard's scan found, for the disk estimate.
+    pub fn keep_shapes(&self, task: &Task, shapes: &[CaseShape]) -> Result<(), Failure> {
+        let file = self
+            .job(task)
+            .join(SHAPES)
+            .join(format!("{}.json", task.key.shard));
+        let bytes = serde_json::to_vec(shapes).map_err(|error| failure::bug(error.to_string()))?;
+        write_whole(&file, &bytes).map_err(|error| failure::io("the cases' shapes", &file, &error))
+    }
+
+    /// The shapes that all shards' scans found, in no order; none where there are not `cases` of them.
+    pub fn shapes(&self, task: &Task, cases: usize) -> Option<Vec<CaseShape>> {
+        let mut shapes: Vec<CaseShape> = Vec::new();
+        for file in job_folder::entries(&self.job(task).join(SHAPES)).ok()? {
+            shapes.extend(schemas::parse::<Vec<CaseShape>>(&fs::read(file).ok()?).ok()?);
+        }
+        (shapes.len() == cases).then_some(shapes)
+    }
+
+    /// The preprocessed cases that jobs share.
+    pub fn cases(&self) -> CaseCache {
+        CaseCache::new(self.settings.root.join("cases"))
+    }
+
+    /// The job's own nnU-Net preprocessed folder of a data set.
+    pub fn preprocessed(&self, task: &Task, dataset: &RawDataset) -> PathBuf {
+        self.job(task).join(PREPROCESSED).join(&dataset.name)
     }
 
     /// The identifiers to train and to validate on. Splits are made once and kept; a `splits_final.json`
@@ -144,6 +183,22 @@ impl Site {
             .and_then(|splits| splits::select(&identifiers, &splits, fold))
             .map_err(failure::of_error)
     }
+}
+
+/// Refuses a file system without hard links, by which jobs share preprocessed cases.
+fn check_links(root: &Path) -> anyhow::Result<()> {
+    let tried = || {
+        let folder = tempfile::Builder::new().prefix(".link-").tempdir_in(root)?;
+        let file = folder.path().join("file");
+        fs::write(&file, "")?;
+        fs::hard_link(&file, folder.path().join("link"))
+    };
+    tried().with_context(|| {
+        format!(
+            "root: {}: a file and a hard link to it cannot be made; preprocessed cases need both",
+            root.display()
+        )
+    })
 }
 
 fn make_parent(file: &Path) -> nnunet::Result<()> {

@@ -109,6 +109,19 @@ fn from_raw_data_to_scores() {
         assert!(preprocessed.join(name).is_file(), "{name}");
     }
 
+    // What does not fit on the disk is known before any case is made.
+    let plans = preprocessed.join("nnUNetPlans.json");
+    let text = fs::read_to_string(&plans).unwrap();
+    let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    document["configurations"]["huge"] = serde_json::json!({
+        "inherits_from": "3d_fullres", "data_identifier": "huge", "spacing": [1e-4, 1e-4, 1e-4],
+    });
+    fs::write(&plans, document.to_string()).unwrap();
+    let error = home.fails("preprocess -d 17 -c huge --no_pbar");
+    contains(&error, &["nnUNet_preprocessed", "TB more", "free"]);
+    assert!(!preprocessed.join("huge").exists());
+    fs::write(&plans, text).unwrap();
+
     // Without --clean the fingerprint stays.
     contains(&home.succeeds("extract-fingerprint -d 17"), &["--clean"]);
 

@@ -83,11 +83,11 @@ impl Inventory {
         }
     }
 
-    /// Compares the content of case `ordinal` to this inventory.
+    /// Compares the content of case `ordinal` to this inventory: reads its files, and returns what they hold.
     ///
     /// # Errors
     /// The files changed, or there is no such case.
-    pub fn check_case(&self, dataset: &RawDataset, ordinal: usize) -> Result<()> {
+    pub fn check_case(&self, dataset: &RawDataset, ordinal: usize) -> Result<&CaseDigest> {
         let (Some(taken), Some(case)) = (self.cases.get(ordinal), dataset.cases.get(ordinal)) else {
             let (frozen, found) = (self.cases.len(), dataset.cases.len());
             let reason = format!("the inventory has {frozen} cases, {} has {found}", dataset.name);
@@ -99,7 +99,7 @@ impl Inventory {
                 "its files changed after the job's inventory was taken",
             ));
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// A digest of all cases, to compare inventories by. It does not depend on identifiers.
@@ -112,7 +112,10 @@ impl Inventory {
 
 impl CaseDigest {
     /// Reads all files of the case.
-    fn of(case: &RawCase, reader: Reader) -> Result<CaseDigest> {
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn of(case: &RawCase, reader: Reader) -> Result<CaseDigest> {
         let mut hasher = Sha256::new();
         let mut bytes = 0;
         for path in &case.files_with_companions(reader) {
@@ -158,6 +161,7 @@ mod tests {
             dataset_json: DatasetJson::parse(text).unwrap(),
             reader: Reader::Nibabel,
             cases: vec![case("a"), case("b")],
+            mapped: Default::default(),
         };
         assert_eq!(dataset.id(), Some(4));
         let inventory = Inventory::take(&dataset, &Unobserved).unwrap();

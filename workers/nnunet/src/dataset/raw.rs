@@ -7,6 +7,7 @@ use std::{
 
 use schemas::nnunet::DatasetJson;
 
+use super::mapping::Mapped;
 use crate::{
     Error, Result,
     image::{Image, Reader, Segmentation},
@@ -26,6 +27,8 @@ pub struct RawDataset {
     /// The training cases, by identifier in code-point order (in the order of `dataset.json` where that
     /// lists them).
     pub cases: Vec<RawCase>,
+    /// How its files are read where others name or number labels or channels otherwise.
+    pub(crate) mapped: Mapped,
 }
 
 /// The files of one case.
@@ -100,6 +103,7 @@ impl RawDataset {
             dataset_json,
             reader,
             cases,
+            mapped: Mapped::default(),
         })
     }
 
@@ -130,9 +134,17 @@ impl RawDataset {
     ///
     /// # Errors
     /// A file that cannot be read, another number of channels than `dataset.json` names, a segmentation of
-    /// another shape.
+    /// another shape, or one with a label that [`RawDataset::mapped`] did not name.
     pub fn read(&self, case: &RawCase) -> Result<(Image, Option<Segmentation>)> {
-        case.read(self.reader, self.dataset_json.channels())
+        let (image, mut segmentation) = case.read(self.reader, self.dataset_json.channels())?;
+        if let Some(segmentation) = &mut segmentation {
+            self.mapped.apply(&mut segmentation.labels).map_err(|label| {
+                let reason =
+                    format!("its segmentation holds the label {label}, which the site's labels do not name");
+                Error::bad_case(&case.identifier, reason)
+            })?;
+        }
+        Ok((image, segmentation))
     }
 }
 

@@ -220,6 +220,7 @@ mod tests {
             dataset_json: DatasetJson::parse(text).unwrap(),
             reader: Reader::SimpleItk,
             cases,
+            mapped: Default::default(),
         };
         let problems = verify_dataset_integrity(&dataset, &Unobserved).unwrap();
         let expected = [

@@ -54,6 +54,7 @@ fn dataset(folder: &std::path::Path) -> RawDataset {
         name: "Dataset001_X".into(),
         dataset_json: DatasetJson::parse(text).unwrap(),
         reader: Reader::SimpleItk,
+        mapped: Default::default(),
     }
 }
 

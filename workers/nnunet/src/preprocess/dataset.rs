@@ -1,33 +1,30 @@
-//! The cases of a data set, preprocessed in parallel into nnU-Net's folder, as a cache.
+//! The cases of a data set, preprocessed in parallel into nnU-Net's folder, each made once.
 
 use std::{
     fs,
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use schemas::nnunet::{Configuration, DatasetJson, Plans};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use schemas::nnunet::{Configuration, Plans};
 
 use super::{
+    cache::{CaseCache, key, recipe},
     case::{preprocess_case, target_spacing},
     resample::resampled_shape,
-    store::{stored_key, whole_file, write_case},
+    store::{stored_key, write_case},
+    whole,
 };
 use crate::{
     Error, Result,
-    dataset::{RawCase, RawDataset},
+    dataset::{CaseDigest, Inventory, RawCase, RawDataset},
     image::Reader,
     progress::Observer,
 };
-
-/// Raised whenever preprocessing gives other bytes, so that cached cases are made again.
-const ALGORITHM_VERSION: u32 = 1;
 
 /// What became of one case.
 #[derive(Debug)]
@@ -50,17 +47,171 @@ pub enum Done {
     Cached,
 }
 
-/// Preprocesses `cases` (indices into [`RawDataset::cases`]) into
-/// `folder`/`<data_identifier>`, where `folder` is nnUNet_preprocessed/`<Dataset>`, and copies their
-/// segmentations to `folder`/gt_segmentations. Cases that are there already, made from the same raw files by
-/// the same rules, are left alone.
-///
-/// `threads` cases are worked on at once, which bounds the memory. A case that cannot be preprocessed does not
-/// keep the others from it. Outcomes are in the order of `cases`.
+/// The cases of a data set, and the folder that they are preprocessed into: nnUNet_preprocessed/`<Dataset>`.
+#[derive(Clone, Debug)]
+pub struct Preprocessing<'a> {
+    raw: &'a RawDataset,
+    plans: &'a Plans,
+    configuration: Configuration,
+    folder: &'a Path,
+    stored: PathBuf,
+    recipe: String,
+    shared: Option<(&'a CaseCache, &'a Inventory)>,
+}
+
+impl<'a> Preprocessing<'a> {
+    /// Preprocessing for one configuration of `plans`. Cases go to `folder`/`<data_identifier>`, copies of their
+    /// segmentations to `folder`/gt_segmentations, where nnU-Net's validation looks for them.
+    ///
+    /// # Errors
+    /// Plans without that configuration.
+    pub fn new(
+        raw: &'a RawDataset,
+        plans: &'a Plans,
+        configuration_name: &str,
+        folder: &'a Path,
+    ) -> Result<Self> {
+        let configuration = plans
+            .configuration(configuration_name)
+            .map_err(|e| Error::invalid(format!("plans: {}", e.path), e.reason))?;
+        Ok(Self {
+            recipe: recipe(raw, plans, &configuration)?,
+            stored: folder.join(&configuration.data_identifier),
+            raw,
+            plans,
+            configuration,
+            folder,
+            shared: None,
+        })
+    }
+
+    /// The same with cases that other folders share, and only of files that are as the inventory has them.
+    /// Segmentations are not copied: whoever shares cases has them in the raw data set.
+    pub fn shared(self, cache: &'a CaseCache, inventory: &'a Inventory) -> Self {
+        Self {
+            shared: Some((cache, inventory)),
+            ..self
+        }
+    }
+
+    /// The folder of the preprocessed cases.
+    pub fn stored(&self) -> &Path {
+        &self.stored
+    }
+
+    /// The keys of an inventory's cases in a [`CaseCache`], in its order. Reads no file.
+    pub fn keys(&self, inventory: &Inventory) -> Vec<String> {
+        let cases = inventory.cases.iter();
+        cases.map(|case| key(&self.recipe, &case.digest)).collect()
+    }
+
+    /// Preprocesses `cases`, indices into [`RawDataset::cases`]. Cases that are there already, made from the
+    /// same raw files by the same rules, are left alone. A raw file is read once to tell, and once more where
+    /// there is work to do.
+    ///
+    /// `threads` cases are worked on at once, by as many threads together, which bounds the memory. A case that
+    /// cannot be preprocessed does not keep the others from it. Outcomes are in the order of `cases`.
+    ///
+    /// # Errors
+    /// An index without a case, a folder that holds another program's cases, [`Error::Stopped`].
+    pub fn run(&self, cases: &[usize], threads: usize, observer: &dyn Observer) -> Result<Vec<CaseOutcome>> {
+        let raw = self.raw;
+        if let Some(&bad) = cases.iter().find(|&&ordinal| ordinal >= raw.cases.len()) {
+            let (found, name) = (raw.cases.len(), &raw.name);
+            return Err(Error::invalid(
+                "cases",
+                format!("{bad} is not one of the {found} cases of {name}"),
+            ));
+        }
+        check_folder(&self.stored)?;
+        // Within a case the work is rayon's: in a pool of its own it takes no more threads than it was given.
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.max(1))
+            .build()
+            .map_err(|e| Error::invalid("threads", e))?;
+        let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let outcomes: Mutex<Vec<(usize, CaseOutcome)>> = Mutex::new(Vec::with_capacity(cases.len()));
+        std::thread::scope(|scope| {
+            for _ in 0..threads.clamp(1, cases.len().max(1)) {
+                scope.spawn(|| {
+                    loop {
+                        let place = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(&ordinal) = cases.get(place) else { break };
+                        if observer.stop_requested() {
+                            break;
+                        }
+                        let result = pool
+                            .install(|| self.preprocess(ordinal))
+                            .map_err(|e| name_case(e, &raw.cases[ordinal]));
+                        let mut outcomes = outcomes.lock().unwrap_or_else(|e| e.into_inner());
+                        outcomes.push((place, CaseOutcome { ordinal, result }));
+                        drop(outcomes);
+                        observer.advanced("cases", done.fetch_add(1, Ordering::Relaxed) + 1, cases.len());
+                    }
+                });
+            }
+        });
+        let mut outcomes = outcomes.into_inner().unwrap_or_else(|e| e.into_inner());
+        if outcomes.len() < cases.len() {
+            return Err(Error::Stopped);
+        }
+        if outcomes.iter().any(|(_, outcome)| outcome.result.is_ok()) {
+            whole::sync_folder(&self.stored)?;
+        }
+        outcomes.sort_by_key(|(place, _)| *place);
+        Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+    }
+
+    fn preprocess(&self, ordinal: usize) -> Result<Done> {
+        let case = &self.raw.cases[ordinal];
+        if case.label.is_none() {
+            return Err(Error::bad_case(
+                &case.identifier,
+                "it has no segmentation to train on",
+            ));
+        }
+        let (name, stored) = (&case.identifier, &self.stored);
+        let key = match self.shared {
+            Some((_, inventory)) => key(&self.recipe, &inventory.check_case(self.raw, ordinal)?.digest),
+            None => {
+                copy_ground_truth(self.raw, case, self.folder)?;
+                key(&self.recipe, &CaseDigest::of(case, self.raw.reader)?.digest)
+            }
+        };
+        let cache = self.shared.map(|(cache, _)| cache);
+        if stored_key(stored, name).as_deref() == Some(&key) {
+            // Whoever made it may have died before the cache had it.
+            if let Some(cache) = cache.filter(|cache| !cache.holds(&key)) {
+                cache.keep(&key, stored, name)?;
+            }
+            return Ok(Done::Cached);
+        }
+        if let Some(cache) = cache
+            && cache.lend(&key, stored, name)?
+        {
+            return Ok(Done::Cached);
+        }
+        let (image, segmentation) = self.raw.read(case)?;
+        let preprocessed = preprocess_case(
+            &image,
+            segmentation.as_ref(),
+            self.plans,
+            &self.configuration,
+            &self.raw.dataset_json,
+        )?;
+        drop((image, segmentation));
+        let bytes = write_case(stored, name, &preprocessed, &key)?;
+        if let Some(cache) = cache {
+            cache.keep(&key, stored, name)?;
+        }
+        Ok(Done::Written { bytes })
+    }
+}
+
+/// Preprocesses `cases` of a data set into a folder that shares nothing: see [`Preprocessing`].
 ///
 /// # Errors
-/// Plans without that configuration, an index without a case, a folder that holds another program's cases,
-/// [`Error::Stopped`].
+/// As of [`Preprocessing::new`] and [`Preprocessing::run`].
 pub fn preprocess_dataset(
     raw: &RawDataset,
     cases: &[usize],
@@ -70,99 +221,7 @@ pub fn preprocess_dataset(
     threads: usize,
     observer: &dyn Observer,
 ) -> Result<Vec<CaseOutcome>> {
-    let configuration = plans
-        .configuration(configuration_name)
-        .map_err(|e| Error::invalid(format!("plans: {}", e.path), e.reason))?;
-    if let Some(&bad) = cases.iter().find(|&&ordinal| ordinal >= raw.cases.len()) {
-        return Err(Error::invalid(
-            "cases",
-            format!(
-                "{bad} is not one of the {} cases of {}",
-                raw.cases.len(),
-                raw.name
-            ),
-        ));
-    }
-    let stored = folder.join(&configuration.data_identifier);
-    check_folder(&stored)?;
-
-    let work = Work {
-        raw,
-        plans,
-        configuration: &configuration,
-        folder,
-        stored: &stored,
-    };
-    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let outcomes: Mutex<Vec<(usize, CaseOutcome)>> = Mutex::new(Vec::with_capacity(cases.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, cases.len().max(1)) {
-            scope.spawn(|| {
-                loop {
-                    let place = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(&ordinal) = cases.get(place) else { break };
-                    if observer.stop_requested() {
-                        break;
-                    }
-                    let case = &raw.cases[ordinal];
-                    let result = work.preprocess(case).map_err(|e| name_case(e, case));
-                    let mut outcomes = outcomes.lock().unwrap_or_else(|e| e.into_inner());
-                    outcomes.push((place, CaseOutcome { ordinal, result }));
-                    drop(outcomes);
-                    observer.advanced("cases", done.fetch_add(1, Ordering::Relaxed) + 1, cases.len());
-                }
-            });
-        }
-    });
-    let mut outcomes = outcomes.into_inner().unwrap_or_else(|e| e.into_inner());
-    if outcomes.len() < cases.len() {
-        return Err(Error::Stopped);
-    }
-    outcomes.sort_by_key(|(place, _)| *place);
-    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
-}
-
-/// What is the same for all cases.
-struct Work<'a> {
-    raw: &'a RawDataset,
-    plans: &'a Plans,
-    configuration: &'a Configuration,
-    folder: &'a Path,
-    stored: &'a Path,
-}
-
-impl Work<'_> {
-    fn preprocess(&self, case: &RawCase) -> Result<Done> {
-        let Some(label) = &case.label else {
-            return Err(Error::bad_case(
-                &case.identifier,
-                "it has no segmentation to train on",
-            ));
-        };
-        let key = cache_key(
-            &file_digests(case, self.raw)?,
-            self.plans,
-            self.configuration,
-            &self.raw.dataset_json,
-            self.raw,
-        )?;
-        copy_ground_truth(self.raw, case, self.folder)?;
-        if stored_key(self.stored, &case.identifier).as_deref() == Some(&key) {
-            return Ok(Done::Cached);
-        }
-        let image = self.raw.reader.read_images(&case.images)?;
-        let segmentation = self.raw.reader.read_segmentation(label)?;
-        let preprocessed = preprocess_case(
-            &image,
-            Some(&segmentation),
-            self.plans,
-            self.configuration,
-            &self.raw.dataset_json,
-        )?;
-        drop((image, segmentation));
-        let bytes = write_case(self.stored, &case.identifier, &preprocessed, &key)?;
-        Ok(Done::Written { bytes })
-    }
+    Preprocessing::new(raw, plans, configuration_name, folder)?.run(cases, threads, observer)
 }
 
 /// Errors of a case's content carry its identifier.
@@ -171,61 +230,6 @@ fn name_case(error: Error, case: &RawCase) -> Error {
         Error::Invalid { what, reason } => Error::bad_case(&case.identifier, format!("{what}: {reason}")),
         other => other,
     }
-}
-
-/// The sha256 of each raw file of a case.
-fn file_digests(case: &RawCase, raw: &RawDataset) -> Result<Vec<String>> {
-    let digest = |path: &std::path::PathBuf| {
-        let mut hasher = Sha256::new();
-        let mut file = fs::File::open(path).map_err(Error::io(path))?;
-        std::io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
-        Ok(hex::encode(hasher.finalize()))
-    };
-    case.files_with_companions(raw.reader)
-        .iter()
-        .map(digest)
-        .collect()
-}
-
-/// What a preprocessed case is a function of, as a sha256: the raw files, the data set's descriptors, the part
-/// of the plans that preprocessing reads, and the version of the algorithm.
-fn cache_key(
-    files: &[String],
-    plans: &Plans,
-    configuration: &Configuration,
-    dataset_json: &DatasetJson,
-    raw: &RawDataset,
-) -> Result<String> {
-    let labels: Vec<Value> = dataset_json
-        .labels()
-        .iter()
-        .map(|(name, label)| json!([name, label]))
-        .collect();
-    let intensities: Vec<Value> = plans
-        .foreground_intensity_properties_per_channel
-        .iter()
-        .map(|(channel, p)| json!([channel, p]))
-        .collect();
-    let made_from = json!({
-        "algorithm_version": ALGORITHM_VERSION,
-        "files": files,
-        "reader": raw.reader.name(),
-        "labels": labels,
-        "transpose_forward": plans.transpose_forward,
-        "intensities": intensities,
-        "preprocessor": configuration.preprocessor_name,
-        "spacing": configuration.spacing,
-        "normalization_schemes": configuration.normalization_schemes,
-        "use_mask_for_norm": configuration.use_mask_for_norm,
-        "resampling": [
-            configuration.resampling_fn_data,
-            configuration.resampling_fn_data_kwargs,
-            configuration.resampling_fn_seg,
-            configuration.resampling_fn_seg_kwargs,
-        ],
-    });
-    let text = serde_json::to_vec(&made_from).map_err(|e| Error::invalid("plans", e))?;
-    Ok(hex::encode(Sha256::digest(text)))
 }
 
 /// Python nnU-Net asserts one kind of case in a folder, so ours must not be mixed with its own.
@@ -245,12 +249,9 @@ fn check_folder(stored: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies the segmentation of a case to `folder`/gt_segmentations, where nnU-Net's validation looks for it, with
-/// the file that it needs beside itself. An equal copy stays.
-///
-/// # Errors
-/// A file that cannot be read or written.
-pub fn copy_ground_truth(raw: &RawDataset, case: &RawCase, folder: &Path) -> Result<()> {
+/// Copies the segmentation of a case to `folder`/gt_segmentations, with the file that it needs beside itself. An
+/// equal copy stays.
+fn copy_ground_truth(raw: &RawDataset, case: &RawCase, folder: &Path) -> Result<()> {
     let Some(label) = &case.label else { return Ok(()) };
     let target = folder.join("gt_segmentations");
     if let Some(companion) = raw.reader.companion_of_segmentation(label) {
@@ -274,7 +275,7 @@ fn copy(file: &Path, target: &Path, name: &str) -> Result<()> {
     if fs::read(target.join(name)).is_ok_and(|there| there == content) {
         return Ok(());
     }
-    whole_file(target, name, |file, path| {
+    whole::write(target, name, |file, path| {
         file.write_all(&content).map_err(Error::io(path))
     })
 }
@@ -295,6 +296,6 @@ pub fn estimated_bytes(
         .product();
     let channels = configuration.normalization_schemes.len() as f64;
     // Voxels as f32 and i16. A class keeps 10,000 voxels or 1 %, of 12 bytes in the one file and 32 in the other.
-    let classes = (voxels * 0.01 + 40_000.0) * 44.0;
+    let classes = (voxels * 0.01 + 40_000.0).min(voxels) * 44.0;
     (voxels * (4.0 * channels + 2.0) + classes) as u64 + 8192
 }

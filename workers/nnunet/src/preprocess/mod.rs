@@ -6,8 +6,10 @@
 //! - [`class_locations`]: voxels of each class for the loader
 //! - [`preprocess_case`]: these in nnU-Net's order, for one case
 //! - [`store`]: the preprocessed case as files that are mapped into memory
-//! - [`preprocess_dataset`]: many cases, as a cache
+//! - [`Preprocessing`]: many cases, each made once
+//! - [`CaseCache`]: cases that several folders share
 
+mod cache;
 mod case;
 pub mod class_locations;
 pub mod crop;
@@ -17,8 +19,11 @@ pub(crate) mod npz;
 mod pickle;
 pub mod resample;
 pub mod store;
+mod whole;
 
+pub use cache::CaseCache;
 pub use case::{CaseProperties, PreprocessedCase, preprocess_case};
 pub use class_locations::{ClassKey, ClassLocations};
-pub use dataset::{CaseOutcome, Done, copy_ground_truth, estimated_bytes, preprocess_dataset};
+pub use dataset::{CaseOutcome, Done, Preprocessing, estimated_bytes, preprocess_dataset};
 pub use store::{MappedCase, StoredCases};
+pub use whole::partial_folder;

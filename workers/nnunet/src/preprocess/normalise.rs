@@ -24,6 +24,11 @@ pub(super) enum Scheme {
 }
 
 impl Scheme {
+    /// Whether the scheme of that class name looks at the intensities of the whole data set.
+    pub fn reads_properties(name: &str) -> bool {
+        name == "CTNormalization"
+    }
+
     /// The scheme with nnU-Net's class name. `properties` are needed for CT.
     pub fn by_name(name: &str, use_mask: bool, properties: Option<&IntensityProperties>) -> Result<Self> {
         Ok(match name {

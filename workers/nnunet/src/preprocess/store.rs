@@ -1,11 +1,10 @@
 //! A preprocessed case on disk: `<case>.npz` with stored, aligned members `data` and `seg`, which Rounds maps
 //! into memory and Python nnU-Net reads, and `<case>.pkl` with the properties for Python.
 //!
-//! Rounds keeps its own copy of the properties in the `.npz`, so that it never reads a pickle. Files are
-//! written in a sibling folder, because Python asserts a single extension, and renamed: what is there is whole.
+//! Rounds keeps its own copy of the properties in the `.npz`, so that it never reads a pickle. What is there is
+//! whole.
 
 use std::{
-    fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,6 +19,7 @@ use super::{
     class_locations::{ClassKey, ClassLocations},
     npz::{Array, Reader, Writer, map, numbers},
     pickle::{Python, to_pickle},
+    whole,
 };
 use crate::{
     Error, Result,
@@ -67,10 +67,10 @@ pub fn write_case(folder: &Path, identifier: &str, case: &PreprocessedCase, key:
 
     // The pickle goes first: a case is there once its .npz is.
     let mut bytes = pickle.len() as u64;
-    whole_file(folder, &format!("{identifier}.pkl"), |file, path| {
+    whole::write(folder, &format!("{identifier}.pkl"), |file, path| {
         file.write_all(&pickle).map_err(Error::io(path))
     })?;
-    whole_file(folder, &format!("{identifier}.npz"), |file, path| {
+    whole::write(folder, &format!("{identifier}.npz"), |file, path| {
         let (data, seg) = (case.data.as_standard_layout(), case.seg.as_standard_layout());
         let mut writer = Writer::new(file, path);
         // Arrays in standard layout are slices.
@@ -83,26 +83,6 @@ pub fn write_case(folder: &Path, identifier: &str, case: &PreprocessedCase, key:
         Ok(())
     })?;
     Ok(bytes)
-}
-
-/// Writes a file so that it is whole or absent: in a sibling of `folder`, synced, renamed.
-pub(super) fn whole_file(
-    folder: &Path,
-    name: &str,
-    write: impl FnOnce(&mut File, &Path) -> Result<()>,
-) -> Result<()> {
-    let sibling = match folder.file_name() {
-        Some(own) => folder.with_file_name(format!(".{}.partial", own.to_string_lossy())),
-        None => return Err(Error::bad_file(folder, "expected a folder with a name")),
-    };
-    for made in [folder, &sibling] {
-        fs::create_dir_all(made).map_err(Error::io(made))?;
-    }
-    let (partial, whole) = (sibling.join(name), folder.join(name));
-    let mut file = File::create(&partial).map_err(Error::io(&partial))?;
-    write(&mut file, &partial)?;
-    file.sync_all().map_err(Error::io(&partial))?;
-    fs::rename(&partial, &whole).map_err(Error::io(&whole))
 }
 
 /// nnU-Net's pickle of a case's properties.
@@ -360,10 +340,8 @@ impl StoredCases {
     pub fn open(folder: &Path, identifiers: Vec<String>) -> Result<StoredCases> {
         for identifier in &identifiers {
             if !folder.join(format!("{identifier}.npz")).is_file() {
-                return Err(Error::bad_case(
-                    identifier,
-                    format!("not preprocessed: no .npz in {}", folder.display()),
-                ));
+                let file = folder.join(format!("{identifier}.npz"));
+                return Err(Error::bad_file(file, "missing: the case is not preprocessed"));
             }
         }
         Ok(StoredCases {

@@ -18,7 +18,13 @@ use schemas::{
 use tokio::runtime::Handle;
 
 use super::{deliveries::Deliveries, stopped};
-use crate::{Error, artifacts, connection::Connection, metrics::Metrics, publish, subjects};
+use crate::{
+    Error, artifacts,
+    connection::Connection,
+    known::{self, Known},
+    metrics::Metrics,
+    publish, subjects,
+};
 
 /// Between two messages of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -143,6 +149,11 @@ impl TaskContext {
     /// Fetches an artifact into a file, verified, then renamed.
     pub fn download_file(&self, artifact: &ArtifactRef, path: &Path) -> Result<(), Failure> {
         self.wait(artifacts::download_file(&self.connection, artifact, path))
+    }
+
+    /// All jobs that the server knows, and which have ended.
+    pub fn known_jobs(&self) -> Result<Vec<Known>, Failure> {
+        self.wait(known::jobs(&self.connection))
     }
 
     fn owner(&self) -> &str {

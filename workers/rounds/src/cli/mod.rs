@@ -185,7 +185,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 /// Runs a future on a runtime of its own.
-pub fn on_runtime<F: Future<Output = anyhow::Result<()>>>(work: F) -> anyhow::Result<()> {
+pub fn on_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?

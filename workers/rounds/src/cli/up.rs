@@ -180,10 +180,13 @@ impl Up {
                     id: name.to_owned(),
                     path: folder,
                     dataset_id: self.dataset_id,
+                    labels: Vec::new(),
+                    channels: Vec::new(),
                 }],
                 devices: self.devices.clone(),
                 models: self.models.clone(),
                 threads: cores(),
+                cache_bytes: None,
                 metrics: None,
             });
         }

@@ -8,7 +8,10 @@ use pipeline::worker::TaskContext;
 use schemas::task::{Failure, Task, TaskInput, TaskOutput};
 
 use super::{Watch, failure, fetch_json, shard, store_json, unknown_input};
-use crate::site::{Site, write_whole};
+use crate::{
+    job_folder::INVENTORY,
+    site::{Site, write_whole},
+};
 
 /// Runs one task.
 pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
@@ -16,7 +19,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     let watch = Watch(context);
     match &task.input {
         TaskInput::Inventory {} => {
-            let file = site.job(task).join("inventory.json");
+            let file = site.job(task).join(INVENTORY);
             // A second delivery finds the list that the first froze.
             let inventory = if file.exists() {
                 site.inventory(task, &dataset)?
@@ -44,6 +47,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
             }
             let scanned = scan(&dataset, &dataset.cases[ordinals], *cases_total, &watch)
                 .map_err(|error| at_case(&dataset, error))?;
+            site.keep_shapes(task, &scanned.cases)?;
             Ok(TaskOutput::FingerprintPart {
                 part: store_json(context, &scanned)?,
             })

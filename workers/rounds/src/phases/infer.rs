@@ -77,14 +77,16 @@ impl Scans {
             )
         })?;
         let own = settings.path.join("dataset.json");
-        let (document, reader) = if own.exists() {
-            let dataset = site.dataset(task)?;
-            (dataset.dataset_json, Some(dataset.reader))
-        } else {
-            (read_document(&model.join("dataset.json"))?, None)
+        let dataset = own.exists().then(|| site.dataset(task)).transpose()?;
+        let document = match &dataset {
+            Some(dataset) => dataset.dataset_json.clone(),
+            None => read_document(&model.join("dataset.json"))?,
         };
         let folder = input_folder(settings, id, payload)?;
         let mut cases = cases_to_predict(&folder, &document).map_err(failure::of_error)?;
+        if let Some(dataset) = &dataset {
+            dataset.order_channels(&mut cases).map_err(failure::of_error)?;
+        }
         let of_training = folder.file_name().is_some_and(|name| name == "imagesTr");
         if let (true, FoldId::Fold(_)) = (of_training, payload.fold_id) {
             let split = site.split(&site.dataset(task)?, payload.fold_id)?;
@@ -97,7 +99,7 @@ impl Scans {
         let file_ending = document.file_ending().to_owned();
         Ok(Self {
             cases,
-            reader,
+            reader: dataset.map(|dataset| dataset.reader),
             file_ending,
         })
     }

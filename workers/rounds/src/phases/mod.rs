@@ -95,6 +95,7 @@ macro_rules! site_phase {
 
             fn run(&self, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
                 context.describe(described(&self.0, task));
+                self.0.begin(task)?;
                 $module::run(&self.0, task, context)
             }
         }

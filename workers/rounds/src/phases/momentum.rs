@@ -16,13 +16,16 @@ use schemas::{
 use serde_json::json;
 
 use super::failure;
-use crate::site::{Site, write_whole};
+use crate::{
+    job_folder::{self, MOMENTUM},
+    site::{Site, write_whole},
+};
 
 const BUFFERS: &str = "buffers.safetensors";
 const SCALER: &str = "scaler.json";
 
 fn folder(site: &Site, job: &str) -> PathBuf {
-    site.settings.root.join("jobs").join(job).join("momentum")
+    job_folder::jobs(&site.settings.root).join(job).join(MOMENTUM)
 }
 
 /// The momentum that belongs to `update`, the site's last averaged one; fresh, with a warning, where it is lost.

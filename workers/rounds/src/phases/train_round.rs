@@ -15,7 +15,7 @@ use schemas::{
 };
 
 use super::{
-    Watch, average::fetch_weights, failure, momentum, planned::Planned, preprocess::case_folder, training,
+    Watch, average::fetch_weights, failure, momentum, planned::Planned, preprocess::cases_of, training,
     unknown_input,
 };
 use crate::{memory::KeepFreed, site::Site};
@@ -139,7 +139,7 @@ fn trainer(
     let weights = fetch_weights(context, task, &planned, start.base)?;
     let momentum = momentum::load(site, task, start.previous_update)?;
     let split = site.split(&dataset, payload.fold_id)?;
-    let folder = case_folder(site, &dataset, &planned);
+    let folder = cases_of(site, task, context, &dataset, &planned, &split)?;
     let open = |identifiers: Vec<String>| {
         StoredCases::open(&folder, identifiers)
             .map(Arc::new)

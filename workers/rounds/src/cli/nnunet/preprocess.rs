@@ -2,19 +2,21 @@
 
 use std::{collections::HashSet, fs, path::Path};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use nnunet::{
     dataset::RawDataset,
-    preprocess::{CaseOutcome, Done, preprocess_dataset},
+    preprocess::{CaseOutcome, Done, partial_folder, preprocess_dataset},
 };
+use schemas::nnunet::{Configuration, Plans};
 
 use super::{
-    extract_fingerprint::{Datasets, Shown},
+    extract_fingerprint::{self, Datasets, FINGERPRINT, Shown},
     folders,
     plan::describe,
     threads,
 };
+use crate::room;
 
 /// The command's flags.
 #[derive(Debug, Args)]
@@ -103,19 +105,13 @@ pub fn preprocess(
             }
             println!("{configuration}: {}", describe(&planned));
             let progress = shown.progress();
-            forget_missing(&dataset, &folder.join(&planned.data_identifier))?;
+            let stored = folder.join(&planned.data_identifier);
+            forget_missing(&dataset, &stored)?;
+            room::sweep(&partial_folder(&stored)?);
+            must_fit(&dataset, &plans, &planned, &folder)?;
             let all: Vec<usize> = (0..dataset.cases.len()).collect();
-            let outcomes = threads::with(threads, || {
-                Ok(preprocess_dataset(
-                    &dataset,
-                    &all,
-                    &plans,
-                    configuration,
-                    &folder,
-                    threads,
-                    &progress,
-                )?)
-            })?;
+            let outcomes =
+                preprocess_dataset(&dataset, &all, &plans, configuration, &folder, threads, &progress)?;
             report(configuration, outcomes)?;
         }
     }
@@ -137,6 +133,38 @@ fn report(configuration: &str, outcomes: Vec<CaseOutcome>) -> anyhow::Result<()>
         0 => Ok(()),
         failed => bail!("{configuration}: {failed} of {cases} cases failed; see above"),
     }
+}
+
+/// Compares what the cases that are not there will take with the disk. Without a fingerprint nothing is known.
+fn must_fit(
+    dataset: &RawDataset,
+    plans: &Plans,
+    configuration: &Configuration,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let file = folder.join(FINGERPRINT);
+    if !file.is_file() {
+        return Ok(());
+    }
+    let fingerprint = extract_fingerprint::read(&file)?;
+    let shapes = fingerprint
+        .shapes_after_crop
+        .into_iter()
+        .zip(fingerprint.spacings);
+    let all = room::estimate(shapes, plans, configuration);
+    let stored = folder.join(&configuration.data_identifier);
+    let (mut there, mut missing) = (0, 0);
+    for case in &dataset.cases {
+        let size = |ending| fs::metadata(stored.join(format!("{}.{ending}", case.identifier)));
+        match (size("npz"), size("pkl")) {
+            (Ok(npz), Ok(pkl)) => there += npz.len() + pkl.len(),
+            _ => missing += 1,
+        }
+    }
+    let needed = if missing > 0 { all.saturating_sub(there) } else { 0 };
+    let free = room::free_bytes(folder).with_context(|| format!("{}", folder.display()))?;
+    room::must_fit(needed, free, "nnUNet_preprocessed")
+        .map_err(|message| anyhow!("{}: {message}", folder.display()))
 }
 
 /// Removes preprocessed cases that the data set no longer has: a training takes what is in the folder.

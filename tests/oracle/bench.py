@@ -123,9 +123,8 @@ def main():
 
         cases = len(list((root / "nnUNet_raw" / name / "labelsTr").iterdir()))
         both(f"fingerprint, {cases} cases", "extract-fingerprint", "-d", number, "--clean", "-np", processes)
+        both("fingerprint, 512 x 512 x 200", "extract-fingerprint", "-d", "106", "--clean", "-np", "1")
         for dataset, flags in ((number, ()), ("106", ("-overwrite_target_spacing", "1.5", "0.9", "0.9"))):
-            if dataset == "106":
-                both("fingerprint, 512 x 512 x 200", "extract-fingerprint", "-d", dataset, "--clean", "-np", "1")
             for command, side in (([arguments.rounds, "nnunet", "plan"], ours),
                                   ([python / "nnUNetv2_plan_experiment"], theirs)):
                 measure([*command, "-d", dataset, *flags], side, cores)

@@ -97,18 +97,8 @@ def make(root, mni):
         save(cut(tissue, start, size), (1, 1, 1), folder / f"labelsTr/head_{case}.nii")
 
 
-class Comparison:
-    """Rows of the table; `require` raises where a bar is not held."""
-
-    def __init__(self):
-        self.rows = []
-
-    def row(self, stage, dataset, compared, difference, seconds=None):
-        self.rows.append({"stage": stage, "dataset": dataset, "compared": compared, "difference": difference,
-                          "seconds": seconds})
-
-
 def require(holds, *words):
+    """Raises where the two may not differ."""
     if not holds:
         raise AssertionError(" ".join(str(w) for w in words))
 
@@ -187,7 +177,12 @@ def run(root):
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-    table, seen = Comparison(), set()
+    table, seen = [], set()
+
+    def row(stage, dataset, compared, difference, seconds=None):
+        table.append({"stage": stage, "dataset": dataset, "compared": compared, "difference": difference,
+                      "seconds": seconds})
+
     load = lambda path: json.loads(path.read_text())
 
     def timed(work):
@@ -202,13 +197,13 @@ def run(root):
         if name not in seen:
             seen.add(name)
             _, seconds = timed(lambda: verify_dataset_integrity(str(root / "nnUNet_raw" / name), 2))
-            table.row("verify", name, "accepted by both", "none", seconds)
+            row("verify", name, "accepted by both", "none", seconds)
             extractor = DatasetFingerprintExtractor(number, 2)
             extractor.show_progress_bar = False
             _, seconds = timed(lambda: extractor.run(overwrite_existing=True))
             worst = compare_fingerprints(
                 *(load(f / "dataset_fingerprint.json") for f in (theirs, ours)), name)
-            table.row("fingerprint", name, "ranks, shapes, spacings equal; mean, std", f"{worst:.1e} rel", seconds)
+            row("fingerprint", name, "ranks, shapes, spacings equal; mean, std", f"{worst:.1e} rel", seconds)
         # Networks are built only to count their voxels: without memory, they are built in no time.
         with torch.device("meta"):
             _, seconds = timed(lambda: plan_experiments(
@@ -217,13 +212,13 @@ def run(root):
         compare_plans(*documents, name, differences)
         require(load(theirs / "dataset.json") == load(ours / "dataset.json"), name, "dataset.json")
         configurations = [c for c in documents[0]["configurations"] if "cascade" not in c]
-        table.row("plan", name, f"{job['planner']}: {', '.join(configurations)}", f"{max(differences):.1e} rel", seconds)
+        row("plan", name, f"{job['planner']}: {', '.join(configurations)}", f"{max(differences):.1e} rel", seconds)
         for configuration in job["configurations"]:
             _, seconds = timed(lambda: preprocess([number], job["plans"], [configuration], [2], False))
             folder = documents[0]["configurations"][configuration]["data_identifier"]
             worst, voxels, cases = compare_cases(theirs / folder, ours / folder, f"{name} {configuration}")
             compared = f"{configuration}: {cases} cases, {voxels / 1e6:.1f} M voxels; seg, locations equal; data"
-            table.row("preprocess", name, compared, f"{worst:.1e}", seconds)
+            row("preprocess", name, compared, f"{worst:.1e}", seconds)
         if job["configurations"]:
             identifiers, ours_too = (sorted(p.name.split(".")[0] for p in (f / "gt_segmentations").iterdir())
                                      for f in (theirs, ours))
@@ -231,8 +226,8 @@ def run(root):
             if job.get("splits"):
                 splits = generate_crossval_split(identifiers, seed=12345, n_splits=5)
                 require([{k: list(v) for k, v in s.items()} for s in splits] == job["splits"], name, "splits")
-                table.row("splits", name, "5 folds", "none")
-    print("\n" + json.dumps(table.rows))
+                row("splits", name, "5 folds", "none")
+    print("\n" + json.dumps(table))
 
 
 if __name__ == "__main__":

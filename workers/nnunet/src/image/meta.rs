@@ -12,7 +12,7 @@ use super::{
     geometry::ItkSpace,
     grid::LabelBytes,
     gzip,
-    simple_itk::{ItkImage, data_file_of},
+    simple_itk::{ItkImage, data_file_of, header_and_data, with_voxels},
     voxels::{Scaling, VoxelType, Voxels, byte_size, too_short},
 };
 use crate::{Error, Result};
@@ -43,17 +43,11 @@ struct Header {
 
 /// Reads a file that has been read from `path`, and the file that it names.
 pub(super) fn read(file: Vec<u8>, path: &Path) -> Result<ItkImage> {
-    let bad = |reason: String| Error::bad_file(path, reason);
-    let header = Header::parse(&file).map_err(bad)?;
-    let Some(name) = &header.data_file else {
-        let length = header.length;
-        return header.image(file, length).map_err(bad);
-    };
-    let named = files::beside(path, name).map_err(bad)?;
-    let data = std::fs::read(&named).map_err(Error::io(&named))?;
-    header
-        .image(data, 0)
-        .map_err(|reason| Error::bad_file(&named, reason))
+    let header = Header::parse(&file).map_err(|reason| Error::bad_file(path, reason))?;
+    let (length, named) = (header.length, header.data_file.clone());
+    with_voxels(path, file, length, named.as_deref(), |content, start| {
+        header.image(content, start)
+    })
 }
 
 /// The file that a header names.
@@ -316,12 +310,6 @@ pub(super) fn write(
     field("ElementType", voxel_type);
     let place = data_file.as_ref().map_or("LOCAL", |(_, name)| name);
     field("ElementDataFile", place);
-    let mut bytes = header.into_bytes();
-    Ok(match data_file {
-        Some((path, _)) => vec![(path, compressed), (file.to_owned(), bytes)],
-        None => {
-            bytes.extend(compressed);
-            vec![(file.to_owned(), bytes)]
-        }
-    })
+    let data_file = data_file.map(|(path, _)| path);
+    Ok(header_and_data(file, header, compressed, data_file))
 }

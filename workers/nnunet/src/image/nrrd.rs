@@ -13,21 +13,18 @@ use super::{
     gzip,
     nrrd_header::Header,
     nrrd_words::Encoding,
-    simple_itk::{ItkImage, data_file_of},
+    simple_itk::{ItkImage, data_file_of, header_and_data, with_voxels},
     voxels::{Scaling, Voxels, byte_size, too_short},
 };
 use crate::{Error, Result};
 
 /// Reads a file that has been read from `path`, and the file that it names.
 pub(super) fn read(file: Vec<u8>, path: &Path) -> Result<ItkImage> {
-    let bad = |reason: String| Error::bad_file(path, reason);
-    let header = Header::parse(&file).map_err(bad)?;
-    let Some(name) = &header.data_file else {
-        return image(&header, file, header.length).map_err(bad);
-    };
-    let named = files::beside(path, name).map_err(bad)?;
-    let data = std::fs::read(&named).map_err(Error::io(&named))?;
-    image(&header, data, 0).map_err(|reason| Error::bad_file(&named, reason))
+    let header = Header::parse(&file).map_err(|reason| Error::bad_file(path, reason))?;
+    let named = header.data_file.as_deref();
+    with_voxels(path, file, header.length, named, |content, start| {
+        image(&header, content, start)
+    })
 }
 
 /// The file that a header names.
@@ -163,16 +160,10 @@ pub(super) fn write(
     }
     field("encoding", "gzip");
     field("space origin", &vector(&mut space.origin.iter().copied()));
-    Ok(match data_file {
-        Some((path, name)) => {
-            field("data file", &name);
-            vec![(path, compressed), (file.to_owned(), header.into_bytes())]
-        }
-        None => {
-            header.push('\n');
-            let mut bytes = header.into_bytes();
-            bytes.extend(compressed);
-            vec![(file.to_owned(), bytes)]
-        }
-    })
+    match &data_file {
+        Some((_, name)) => field("data file", name),
+        None => header.push('\n'),
+    }
+    let data_file = data_file.map(|(path, _)| path);
+    Ok(header_and_data(file, header, compressed, data_file))
 }

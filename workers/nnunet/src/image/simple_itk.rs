@@ -80,6 +80,41 @@ fn read(file: &Path) -> Result<ItkImage> {
     image.map_err(|reason| Error::bad_file(file, reason))
 }
 
+/// The image that `image` makes of the voxels, given as a file's content and where they begin in it: those of the
+/// file at `path` itself, behind its header of `length` bytes, or those of the file that the header names.
+pub(super) fn with_voxels(
+    path: &Path,
+    file: Vec<u8>,
+    length: usize,
+    named: Option<&str>,
+    image: impl FnOnce(Vec<u8>, usize) -> Result<ItkImage, String>,
+) -> Result<ItkImage> {
+    let bad = |reason: String| Error::bad_file(path, reason);
+    let Some(name) = named else {
+        return image(file, length).map_err(bad);
+    };
+    let named = files::beside(path, name).map_err(bad)?;
+    let data = std::fs::read(&named).map_err(Error::io(&named))?;
+    image(data, 0).map_err(|reason| Error::bad_file(&named, reason))
+}
+
+/// A header with its data behind it, or with the file that it names, which goes first.
+pub(super) fn header_and_data(
+    file: &Path,
+    header: String,
+    data: Vec<u8>,
+    data_file: Option<PathBuf>,
+) -> Vec<Content> {
+    let mut bytes = header.into_bytes();
+    match data_file {
+        Some(path) => vec![(path, data), (file.to_owned(), bytes)],
+        None => {
+            bytes.extend(data);
+            vec![(file.to_owned(), bytes)]
+        }
+    }
+}
+
 /// The files that `file` needs beside itself. None where it cannot be read: reading says why.
 pub(super) fn companion(file: &Path) -> Option<PathBuf> {
     match Format::of(file).ok()? {

@@ -144,33 +144,29 @@ fn python_geometry(geometry: &Geometry) -> Option<(Python<'_>, Python<'_>)> {
         shape: vec![4, 4],
         values: rows.as_flattened().to_vec(),
     };
+    let itk = |spacing, origin, direction| {
+        vec![
+            (Str("spacing"), floats(spacing)),
+            (Str("origin"), floats(origin)),
+            (Str("direction"), floats(direction)),
+        ]
+    };
     let (name, entries) = match geometry {
         Geometry::SimpleItk {
             spacing,
             origin,
             direction,
-        } => (
-            "sitk_stuff",
-            vec![
-                (Str("spacing"), floats(spacing)),
-                (Str("origin"), floats(origin)),
-                (Str("direction"), floats(direction)),
-            ],
-        ),
+        } => ("sitk_stuff", itk(spacing, origin, direction)),
         Geometry::SimpleItkReoriented {
             spacing,
             origin,
             direction,
             original_orientation,
-        } => (
-            "sitk_stuff",
-            vec![
-                (Str("spacing"), floats(spacing)),
-                (Str("origin"), floats(origin)),
-                (Str("direction"), floats(direction)),
-                (Str("original_orientation"), Str(original_orientation)),
-            ],
-        ),
+        } => {
+            let mut entries = itk(spacing, origin, direction);
+            entries.push((Str("original_orientation"), Str(original_orientation)));
+            ("sitk_stuff", entries)
+        }
         Geometry::Nibabel { original_affine } => (
             "nibabel_stuff",
             vec![(Str("original_affine"), affine(original_affine))],

@@ -18,6 +18,7 @@ for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
 import torch
 
 from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner as default
+from nnunetv2.experiment_planning.experiment_planners.resampling import planners_no_resampling, resample_with_torch
 from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners as residual
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
@@ -34,7 +35,8 @@ def main():
         shutil.copy(case / "dataset.json", raw / "dataset.json")
         shutil.copy(case / "fingerprint.json", preprocessed / "dataset_fingerprint.json")
         for i, options in enumerate(json.loads((case / "options.json").read_text())):
-            planner_class = getattr(default, options["planner"], None) or getattr(residual, options["planner"])
+            modules = (default, residual, resample_with_torch, planners_no_resampling)
+            planner_class = next(getattr(m, options["planner"]) for m in modules if hasattr(m, options["planner"]))
             # Networks are built only to count their voxels: without memory, they are built in no time.
             with contextlib.redirect_stdout(io.StringIO()), torch.device("meta"):
                 planner = planner_class(dataset, **options["kwargs"])

@@ -23,6 +23,9 @@ pub struct Federation {
     /// The planner's memory target in GB; the default is the planner's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu_memory_target_gb: Option<f64>,
+    /// Target spacing of 3d_fullres in mm (z, y, x); the default is the planner's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overwrite_target_spacing: Option<[f64; 3]>,
     /// Name of the plans; the default is the planner's own (`nnUNetPlans`, ...).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plans: Option<String>,
@@ -64,6 +67,7 @@ impl Default for Federation {
             seed: 0,
             planner: Planner::default(),
             gpu_memory_target_gb: None,
+            overwrite_target_spacing: None,
             plans: None,
             iterations_per_epoch: 250,
             val_iterations_per_epoch: 50,
@@ -83,6 +87,8 @@ pub enum Planner {
     /// The default.
     #[default]
     ExperimentPlanner,
+    /// Residual encoder, with the default's memory target.
+    ResEncUNetPlanner,
     /// Residual encoder, medium.
     #[serde(rename = "nnUNetPlannerResEncM")]
     ResEncM,
@@ -92,6 +98,18 @@ pub enum Planner {
     /// Residual encoder, extra large.
     #[serde(rename = "nnUNetPlannerResEncXL")]
     ResEncXL,
+    /// The default, resampled with torch.
+    #[serde(rename = "nnUNetPlanner_torchres")]
+    Torchres,
+    /// Residual encoder, large, resampled with torch.
+    #[serde(rename = "nnUNetPlannerResEncL_torchres")]
+    ResEncLTorchres,
+    /// Residual encoder, large, resampled with torch, thick slices on their own.
+    #[serde(rename = "nnUNetPlannerResEncL_torchres_sepz")]
+    ResEncLTorchresSepz,
+    /// Residual encoder, large, not resampled.
+    #[serde(rename = "nnUNetPlannerResEncL_noResampling")]
+    ResEncLNoResampling,
 }
 
 /// What a site's weights count in the average.
@@ -144,6 +162,12 @@ impl Federation {
         {
             let reason = format!("{target}: expected a number of gigabytes above 0");
             return Err(Invalid::new("federation.gpu_memory_target_gb", reason));
+        }
+        if let Some(spacing) = self.overwrite_target_spacing
+            && !spacing.iter().all(|s| *s > 0.0 && s.is_finite())
+        {
+            let reason = format!("{spacing:?}: expected three numbers of mm above 0");
+            return Err(Invalid::new("federation.overwrite_target_spacing", reason));
         }
         for (field, value) in [
             ("iterations_per_epoch", self.iterations_per_epoch),

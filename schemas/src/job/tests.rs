@@ -95,6 +95,8 @@ fn numbers_are_lax(#[case] value: Value, #[case] expected: u32) {
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "seed": -1 } }), "federation.seed")]
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "total_rounds": 1 } }), "federation.total_rounds")]
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "iterations_per_epoch": 0 } }), "federation.iterations_per_epoch")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "overwrite_target_spacing": [1, 0, 1] } }), "federation.overwrite_target_spacing")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "planner": "MyPlanner" } }), "federation.planner")]
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "site_devices": { "x": "tpu" } } }), "federation.site_devices.x")]
 #[case(training(), "datasets")]
 fn a_refusal_names_the_field(#[case] message: Value, #[case] field: &str) {

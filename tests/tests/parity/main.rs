@@ -4,6 +4,7 @@ mod learning;
 mod network;
 
 mod augment;
+mod configurations;
 mod data;
 mod formats;
 mod formats_written;
@@ -11,4 +12,5 @@ mod model;
 mod payloads;
 mod plan;
 mod preprocess;
+mod resample;
 mod stages;

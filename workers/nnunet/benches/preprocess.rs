@@ -29,9 +29,10 @@ fn ball() -> Array3<f32> {
     })
 }
 
-fn function(arguments: Value) -> Resampling {
+fn function(arguments: Value, of_labels: bool) -> Resampling {
     let arguments: Map<String, Value> = serde_json::from_value(arguments).expect("an object");
-    Resampling::from_plans("bench", "resample_data_or_seg_to_shape", &arguments).expect("nnU-Net's own")
+    Resampling::from_plans("bench", "resample_data_or_seg_to_shape", &arguments, of_labels)
+        .expect("nnU-Net's own")
 }
 
 fn resampling(criterion: &mut Criterion) {
@@ -49,12 +50,12 @@ fn resampling(criterion: &mut Criterion) {
         ("data, separate z", data),
         ("data, order 3 in all axes", isotropic),
     ] {
-        let function = function(arguments);
+        let function = function(arguments, false);
         group.bench_function(name, |bencher| {
             bencher.iter(|| function.channel::<f32, f32>(black_box(image.view()), shape, SPACING, new));
         });
     }
-    let function = function(segmentation);
+    let function = function(segmentation, true);
     group.bench_function("segmentation of three labels", |bencher| {
         bencher.iter(|| function.segmentation(black_box(labels.view()), shape, SPACING, new));
     });

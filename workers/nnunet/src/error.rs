@@ -30,6 +30,14 @@ pub enum Error {
         /// What was found and what was expected.
         reason: String,
     },
+    /// A case's files or stored arrays cannot be used.
+    #[error("case {case}: {source}")]
+    InCase {
+        /// The case identifier. Stays at the site.
+        case: String,
+        /// What is wrong with which file.
+        source: Box<Error>,
+    },
     /// A document (dataset.json, plans, fingerprint) or a request does not fit.
     #[error("{what}: {reason}")]
     Invalid {
@@ -69,6 +77,17 @@ impl Error {
         Error::BadCase {
             case: case.to_string(),
             reason: reason.to_string(),
+        }
+    }
+
+    /// The error as one of a case, where it is not that already. A request to stop stays one.
+    pub fn in_case(self, case: impl ToString) -> Error {
+        match self {
+            Error::BadCase { .. } | Error::InCase { .. } | Error::Stopped => self,
+            source => Error::InCase {
+                case: case.to_string(),
+                source: Box::new(source),
+            },
         }
     }
 

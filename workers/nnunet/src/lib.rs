@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod dataset;
 #[cfg(feature = "torch")]
 pub mod device;
+pub mod document;
 pub mod error;
 pub mod evaluate;
 pub mod figures;

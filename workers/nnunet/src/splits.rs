@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, numpy_random::RandomState};
+use crate::{Error, Result, document, numpy_random::RandomState};
 
 /// The seed of nnU-Net's splits.
 const SEED: u32 = 12345;
@@ -84,7 +84,7 @@ pub fn generate(identifiers: &[String]) -> Result<Vec<Split>> {
 /// A fold past the end of `splits` is a random 80:20 split, its training cases in drawn order.
 ///
 /// # Errors
-/// A fold of the file names a case that is not in `identifiers`.
+/// A fold of the file names a case that is not in `identifiers`, or none to train on.
 pub fn select(identifiers: &[String], splits: &[Split], fold: Fold) -> Result<Split> {
     let identifiers = sorted(identifiers);
     let number = match fold {
@@ -107,6 +107,13 @@ pub fn select(identifiers: &[String], splits: &[Split], fold: Fold) -> Result<Sp
             return Err(Error::bad_case(
                 case,
                 format!("fold {number} of splits_final.json names it, but there is no such case"),
+            ));
+        }
+        if split.train.is_empty() {
+            let reason = "it has no case to train on";
+            return Err(Error::invalid(
+                format!("splits_final.json, fold {number}"),
+                reason,
             ));
         }
         return Ok(split.clone());
@@ -135,19 +142,19 @@ pub fn select(identifiers: &[String], splits: &[Split], fold: Fold) -> Result<Sp
 /// # Errors
 /// The file cannot be read, or is not a list of `train` and `val` lists.
 pub fn read(path: &Path) -> Result<Vec<Split>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = document::read(path)?;
     let deserializer = &mut serde_json::Deserializer::from_str(&text);
     serde_path_to_error::deserialize(deserializer).map_err(|error| Error::bad_file(path, error))
 }
 
-/// Writes a `splits_final.json` in nnU-Net's format.
+/// Writes a `splits_final.json` in nnU-Net's format, whole or not at all.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn write(splits: &[Split], path: &Path) -> Result<()> {
     let text =
         schemas::nnunet::python_json::to_string(&splits).map_err(|error| Error::bad_file(path, error))?;
-    std::fs::write(path, text).map_err(Error::io(path))
+    document::write(path, &text)
 }
 
 /// The identifiers in code-point order, as numpy sorts them.

@@ -304,6 +304,33 @@ fn what_cannot_be_honoured_is_refused() {
 }
 
 #[test]
+fn cases_that_python_preprocessed_are_refused_with_the_command_that_helps() {
+    let home = Home::new();
+    home.write_dataset();
+    home.succeeds("extract-fingerprint -d 17 -np 2");
+    home.succeeds("plan -d 17");
+    let cases = home
+        .folder("nnUNet_preprocessed")
+        .join(DATASET)
+        .join("nnUNetPlans_3d_fullres");
+    fs::create_dir_all(&cases).unwrap();
+    for name in ["case_0.b2nd", "case_0_seg.b2nd", "case_0.pkl"] {
+        fs::write(cases.join(name), "Python's").unwrap();
+    }
+    let help = [
+        "rounds nnunet preprocess",
+        "nnUNet_preprocessed",
+        "Python nnU-Net",
+    ];
+    contains(&home.fails("preprocess -d 17 -c 3d_fullres -np 1"), &help);
+    contains(&home.fails("train 17 3d_fullres 0 -device cpu"), &help);
+    // Nor are they read where ours stand beside them.
+    fs::write(cases.join("case_1.npz"), "ours").unwrap();
+    contains(&home.fails("train 17 3d_fullres 0 -device cpu"), &help);
+    assert_eq!(fs::read_dir(&cases).unwrap().count(), 4);
+}
+
+#[test]
 fn a_missing_variable_is_named() {
     for (args, name) in [
         (&["plan", "-d", "Dataset017_Spheres"][..], "nnUNet_raw"),

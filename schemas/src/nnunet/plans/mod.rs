@@ -117,7 +117,7 @@ impl Plans {
     /// The configuration `name` with everything it inherits. Plans of older versions, which carry no
     /// `architecture`, get the one they describe.
     pub fn configuration(&self, name: &str) -> Result<Configuration, PlansError> {
-        let mut resolved = self.resolve(name, &mut Vec::new())?;
+        let mut resolved = self.resolve(name)?;
         if !resolved.contains_key("architecture") {
             let architecture = architecture_of_old_plans(&resolved).map_err(|e| PlansError {
                 path: format!("configurations.{name}.{}", e.path),
@@ -136,33 +136,40 @@ impl Plans {
         self.configurations.keys().map(String::as_str)
     }
 
-    fn resolve(&self, name: &str, visited: &mut Vec<String>) -> Result<Map<String, Value>, PlansError> {
-        let Some(own) = self.configurations.get(name) else {
-            let names: Vec<_> = self.configuration_names().collect();
-            return Err(PlansError {
-                path: "configurations".into(),
-                reason: format!("no configuration '{name}'; there are {}", names.join(", ")),
-            });
-        };
-        if visited.iter().any(|v| v == name) {
-            return Err(PlansError {
+    /// The configuration as written, over what it inherits.
+    fn resolve(&self, name: &str) -> Result<Map<String, Value>, PlansError> {
+        let mut chain: IndexMap<&str, &Map<String, Value>> = IndexMap::new();
+        let mut next = Some(name);
+        while let Some(name) = next {
+            let at = |reason: String| PlansError {
                 path: format!("configurations.{name}.inherits_from"),
-                reason: format!("inherits from itself by way of {}", visited.join(" -> ")),
-            });
+                reason,
+            };
+            let Some((name, own)) = self.configurations.get_key_value(name) else {
+                let names: Vec<_> = self.configuration_names().collect();
+                return Err(PlansError {
+                    path: "configurations".into(),
+                    reason: format!("no configuration '{name}'; there are {}", names.join(", ")),
+                });
+            };
+            if chain.insert(name, own).is_some() {
+                let chain: Vec<&str> = chain.into_keys().collect();
+                return Err(at(format!(
+                    "inherits from itself by way of {}",
+                    chain.join(" -> ")
+                )));
+            }
+            next = match own.get("inherits_from") {
+                None => None,
+                Some(Value::String(parent)) => Some(parent),
+                Some(other) => {
+                    return Err(at(format!("expected the name of a configuration, found {other}")));
+                }
+            };
         }
-        visited.push(name.to_owned());
-        let Some(parent) = own.get("inherits_from") else {
-            return Ok(own.clone());
-        };
-        let Some(parent) = parent.as_str() else {
-            return Err(PlansError {
-                path: format!("configurations.{name}.inherits_from"),
-                reason: format!("expected the name of a configuration, found {parent}"),
-            });
-        };
-        let mut resolved = self.resolve(parent, visited)?;
-        for (key, value) in own {
-            resolved.insert(key.clone(), value.clone());
+        let mut resolved = Map::new();
+        for own in chain.into_values().rev() {
+            resolved.extend(own.clone());
         }
         Ok(resolved)
     }

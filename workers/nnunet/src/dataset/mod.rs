@@ -9,5 +9,5 @@ mod verify;
 pub use descriptors::{Descriptors, pooled_dataset_json};
 pub use inventory::{CaseDigest, Inventory};
 pub use mapping::{Here, MappedChannel, MappedLabel, Mapping};
-pub use raw::{RawCase, RawDataset, cases_to_predict};
+pub use raw::{RawCase, RawDataset, cases_to_predict, check_numbers};
 pub use verify::{Problem, Severity, verify_dataset_integrity};

@@ -1,7 +1,7 @@
 //! The files of a raw data set. (nnunetv2/utilities/utils.py)
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -9,7 +9,7 @@ use schemas::nnunet::DatasetJson;
 
 use super::mapping::Mapped;
 use crate::{
-    Error, Result,
+    Error, Result, document,
     image::{Image, Reader, Segmentation},
 };
 
@@ -134,44 +134,79 @@ impl RawDataset {
     ///
     /// # Errors
     /// A file that cannot be read, another number of channels than `dataset.json` names, a segmentation of
-    /// another shape, or one with a label that [`RawDataset::mapped`] did not name.
+    /// another shape, a voxel that is not a number, a label that [`RawDataset::mapped`] did not name or that
+    /// `dataset.json` does not have. Each names the case.
     pub fn read(&self, case: &RawCase) -> Result<(Image, Option<Segmentation>)> {
-        let (image, mut segmentation) = case.read(self.reader, self.dataset_json.channels())?;
-        if let Some(segmentation) = &mut segmentation {
+        let (image, mut segmentation) = self.read_unchecked(case)?;
+        check_numbers(&image, &case.images).map_err(|error| error.in_case(&case.identifier))?;
+        if let (Some(segmentation), Some(file)) = (&mut segmentation, &case.label) {
+            let wrong = |reason: String| Error::bad_file(file, reason).in_case(&case.identifier);
             self.mapped.apply(&mut segmentation.labels).map_err(|label| {
-                let reason =
-                    format!("its segmentation holds the label {label}, which the site's labels do not name");
-                Error::bad_case(&case.identifier, reason)
+                wrong(format!(
+                    "its segmentation holds the label {label}, which the site's labels do not name"
+                ))
             })?;
+            let expected = self.expected_labels();
+            if let Some(stray) = segmentation.labels.iter().find(|label| !expected.contains(label)) {
+                return Err(wrong(format!(
+                    "it holds the label {stray}, but dataset.json has {expected:?}"
+                )));
+            }
         }
         Ok((image, segmentation))
     }
-}
 
-impl RawCase {
-    /// Reads the image, and the segmentation where there is one.
-    ///
-    /// # Errors
-    /// As of [`RawDataset::read`].
-    pub fn read(&self, reader: Reader, channels: usize) -> Result<(Image, Option<Segmentation>)> {
-        let image = reader.read_images(&self.images)?;
+    /// [`RawDataset::read`], whatever the voxels hold.
+    pub(super) fn read_unchecked(&self, case: &RawCase) -> Result<(Image, Option<Segmentation>)> {
+        let in_case = |error: Error| error.in_case(&case.identifier);
+        let image = self.reader.read_images(&case.images).map_err(in_case)?;
         let (found, z, y, x) = image.data.dim();
+        let channels = self.dataset_json.channels();
         if found != channels {
-            let reason = format!("its images have {found} channels, but dataset.json names {channels}");
-            return Err(Error::bad_case(&self.identifier, reason));
+            let reason = format!("the images have {found} channels, but dataset.json names {channels}");
+            let first = case.images.first().unwrap_or(&self.folder);
+            return Err(in_case(Error::bad_file(first, reason)));
         }
-        let Some(label) = &self.label else {
+        let Some(label) = &case.label else {
             return Ok((image, None));
         };
-        let segmentation = reader.read_segmentation(label)?;
+        let segmentation = self.reader.read_segmentation(label).map_err(in_case)?;
         if segmentation.labels.dim() != (z, y, x) {
             let (found, expected) = (segmentation.labels.shape().to_vec(), [z, y, x]);
-            let reason = format!("its segmentation's shape is {found:?}, but its image's {expected:?}");
-            return Err(Error::bad_case(&self.identifier, reason));
+            let reason = format!("the segmentation's shape is {found:?}, but its image's {expected:?}");
+            return Err(in_case(Error::bad_file(label, reason)));
         }
         Ok((image, Some(segmentation)))
     }
 
+    /// The labels that a segmentation may hold, the ignore label with them.
+    pub(super) fn expected_labels(&self) -> BTreeSet<i16> {
+        let labels = self.dataset_json.all_labels().into_iter();
+        let labels = labels.chain(self.dataset_json.ignore_label());
+        labels.filter_map(|label| i16::try_from(label).ok()).collect()
+    }
+}
+
+/// Refuses an image with a voxel that is not a number. nnU-Net would train on it and end with such weights.
+/// `files` are the image's, one per channel or one for all.
+///
+/// # Errors
+/// Names the file.
+pub fn check_numbers(image: &Image, files: &[PathBuf]) -> Result<()> {
+    let bad = image
+        .data
+        .outer_iter()
+        .position(|channel| channel.iter().any(|value| value.is_nan()));
+    match bad.and_then(|channel| files.get(channel).or(files.first())) {
+        Some(file) => Err(Error::bad_file(
+            file,
+            "it holds voxels that are not a number (NaN)",
+        )),
+        None => Ok(()),
+    }
+}
+
+impl RawCase {
     /// Every file of the case, the segmentation last.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.images.iter().chain(&self.label)
@@ -229,7 +264,7 @@ pub fn cases_to_predict(folder: &Path, dataset_json: &DatasetJson) -> Result<Vec
 /// Reads the folder's `dataset.json`.
 fn read_dataset_json(folder: &Path) -> Result<DatasetJson> {
     let path = folder.join("dataset.json");
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let text = document::read(&path)?;
     DatasetJson::parse(&text).map_err(|error| Error::bad_file(path, error))
 }
 

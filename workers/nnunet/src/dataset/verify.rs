@@ -8,7 +8,7 @@ use std::{
 
 use rayon::prelude::*;
 
-use super::{RawCase, RawDataset};
+use super::{RawCase, RawDataset, raw::check_numbers};
 use crate::{
     Error, Result,
     image::{Geometry, all_close},
@@ -67,16 +67,6 @@ pub fn verify_dataset_integrity(dataset: &RawDataset, observer: &dyn Observer) -
     Ok(problems)
 }
 
-/// The labels that a segmentation may hold, the ignore label with them.
-fn expected_labels(dataset: &RawDataset) -> BTreeSet<i16> {
-    let labels = dataset
-        .dataset_json
-        .all_labels()
-        .into_iter()
-        .chain(dataset.dataset_json.ignore_label());
-    labels.filter_map(|label| i16::try_from(label).ok()).collect()
-}
-
 fn document_problems(dataset: &RawDataset) -> Vec<Problem> {
     let document = &dataset.dataset_json;
     let error = |message: String| Problem {
@@ -94,7 +84,7 @@ fn document_problems(dataset: &RawDataset) -> Vec<Problem> {
             "dataset.json: numTraining is {expected}, but there are {found} cases"
         )));
     }
-    let labels = expected_labels(dataset);
+    let labels = dataset.expected_labels();
     let gap = labels
         .iter()
         .zip(labels.iter().skip(1))
@@ -116,7 +106,7 @@ fn case_problems(dataset: &RawDataset, case: &RawCase) -> Vec<Problem> {
             message,
         });
     };
-    let (image, segmentation) = match dataset.read(case) {
+    let (image, segmentation) = match dataset.read_unchecked(case) {
         Ok((image, Some(segmentation))) => (image, segmentation),
         Ok((_, None)) => {
             found(Severity::Error, "it has no segmentation".into());
@@ -125,23 +115,21 @@ fn case_problems(dataset: &RawDataset, case: &RawCase) -> Vec<Problem> {
         Err(error) => {
             let message = match error {
                 Error::BadCase { reason, .. } => reason,
+                Error::InCase { source, .. } => source.to_string(),
                 other => other.to_string(),
             };
             found(Severity::Error, message);
             return problems;
         }
     };
-    let expected = expected_labels(dataset);
+    let expected = dataset.expected_labels();
     let present: BTreeSet<i16> = segmentation.labels.iter().copied().collect();
     if !present.is_subset(&expected) {
         let message = format!("its segmentation holds the labels {present:?}, expected only {expected:?}");
         found(Severity::Error, message);
     }
-    if image.data.iter().any(|value| value.is_nan()) {
-        found(
-            Severity::Error,
-            "its images hold values that are not a number (NaN)".into(),
-        );
+    if let Err(error) = check_numbers(&image, &case.images) {
+        found(Severity::Error, error.to_string());
     }
     if !all_close(&segmentation.spacing, &image.spacing) {
         let (labels, images) = (segmentation.spacing, image.spacing);
@@ -230,10 +218,7 @@ mod tests {
                 "case label: its segmentation holds the labels {3}",
                 Severity::Error,
             ),
-            (
-                "case shape: its segmentation's shape is [2, 3, 5]",
-                Severity::Error,
-            ),
+            ("the segmentation's shape is [2, 3, 5]", Severity::Error),
             (
                 "case spacing: its segmentation's spacing is [1.0, 1.0, 2.0]",
                 Severity::Error,

@@ -63,9 +63,6 @@ fn sample(dataset: &RawDataset, case: &RawCase, cases_in_total: u64) -> Result<C
     let bad = |reason: &str| Error::bad_case(&case.identifier, reason);
     let (image, segmentation) = dataset.read(case)?;
     let segmentation = segmentation.ok_or_else(|| bad("it has no segmentation"))?;
-    if image.data.iter().any(|value| value.is_nan()) {
-        return Err(bad("its images hold values that are not a number (NaN)"));
-    }
     let (found, _) = crop::crop_to_nonzero(image.data.view());
     let labels = found.cut(segmentation.labels.view());
     let foreground: Vec<usize> = labels
@@ -99,7 +96,11 @@ fn sample(dataset: &RawDataset, case: &RawCase, cases_in_total: u64) -> Result<C
             }
         }
         if values.iter().any(|(value, _)| value.is_infinite()) {
-            return Err(bad("its foreground holds infinite values"));
+            let file = case.images.get(channels.len()).or(case.images.first());
+            let file = file.map(|file| file.display().to_string()).unwrap_or_default();
+            return Err(
+                Error::bad_file(file, "its foreground holds infinite values").in_case(&case.identifier)
+            );
         }
         values.retain(|&(_, count)| count > 0);
         channels.push(values);

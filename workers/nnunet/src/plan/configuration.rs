@@ -5,8 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     memory::{Network, feature_map_size},
-    planner::{Options, Values},
-    resampling_entries,
+    planner::{Options, ResamplingPlan, Values},
     topology::{Topology, topology},
 };
 use crate::{Error, Result};
@@ -158,7 +157,7 @@ pub(super) fn plan(request: &Request, data_identifier: String) -> Result<Planned
     insert("spacing", spacing.to_vec().into());
     insert("normalization_schemes", normalisation.schemes.clone().into());
     insert("use_mask_for_norm", normalisation.use_mask.clone().into());
-    for (key, value) in resampling_entries() {
+    for (key, value) in resampling_entries(values.resampling) {
         insert(key, value);
     }
     insert("architecture", architecture(values, &topology, flat));
@@ -264,4 +263,43 @@ fn architecture(values: &Values, topology: &Topology, flat: bool) -> Value {
         },
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     })
+}
+
+/// The functions that resample images, segmentations and predictions, and their arguments.
+fn resampling_entries(plan: ResamplingPlan) -> [(&'static str, Value); 6] {
+    let splines = |is_seg: bool, order: u8| json!({"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": null});
+    let torch = |is_seg: bool| json!({"is_seg": is_seg, "force_separate_z": false, "memefficient_seg_resampling": false});
+    let by_slices = |is_seg: bool| {
+        json!({"is_seg": is_seg, "force_separate_z": null, "memefficient_seg_resampling": false,
+            "separate_z_anisotropy_threshold": 3})
+    };
+    let (function, data, seg, probabilities) = match plan {
+        ResamplingPlan::Splines => (
+            "resample_data_or_seg_to_shape",
+            splines(false, 3),
+            splines(true, 1),
+            splines(false, 1),
+        ),
+        ResamplingPlan::Torch => (
+            "resample_torch_fornnunet",
+            torch(false),
+            torch(true),
+            torch(false),
+        ),
+        ResamplingPlan::TorchBySlices => (
+            "resample_torch_fornnunet",
+            by_slices(false),
+            by_slices(true),
+            by_slices(false),
+        ),
+        ResamplingPlan::Unchanged => ("no_resampling_hack", json!({}), json!({}), json!({})),
+    };
+    [
+        ("resampling_fn_data", function.into()),
+        ("resampling_fn_seg", function.into()),
+        ("resampling_fn_data_kwargs", data),
+        ("resampling_fn_seg_kwargs", seg),
+        ("resampling_fn_probabilities", function.into()),
+        ("resampling_fn_probabilities_kwargs", probabilities),
+    ]
 }

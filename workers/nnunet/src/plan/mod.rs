@@ -9,7 +9,7 @@
 
 use indexmap::IndexMap;
 use schemas::nnunet::{DatasetJson, Fingerprint, Plans};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::{Error, Result, preprocess::resample::resampled_shape};
 
@@ -227,20 +227,6 @@ fn check(fingerprint: &Fingerprint, options: &Options) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// The resampling entries of every configuration that these planners write.
-fn resampling_entries() -> [(&'static str, Value); 6] {
-    let function = "resample_data_or_seg_to_shape";
-    let kwargs = |is_seg: bool, order: u8| json!({"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": null});
-    [
-        ("resampling_fn_data", function.into()),
-        ("resampling_fn_seg", function.into()),
-        ("resampling_fn_data_kwargs", kwargs(false, 3)),
-        ("resampling_fn_seg_kwargs", kwargs(true, 1)),
-        ("resampling_fn_probabilities", function.into()),
-        ("resampling_fn_probabilities_kwargs", kwargs(false, 1)),
-    ]
 }
 
 #[cfg(test)]

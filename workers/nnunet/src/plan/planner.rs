@@ -16,6 +16,27 @@ pub enum Planner {
     ResEncL,
     /// `nnUNetPlannerResEncXL`: residual encoder, about 40 GB.
     ResEncXL,
+    /// `nnUNetPlanner_torchres`: the default, resampled with torch.
+    Torchres,
+    /// `nnUNetPlannerResEncL_torchres`: residual encoder, about 24 GB, resampled with torch.
+    ResEncLTorchres,
+    /// `nnUNetPlannerResEncL_torchres_sepz`: the same, thick slices on their own.
+    ResEncLTorchresSepz,
+    /// `nnUNetPlannerResEncL_noResampling`: residual encoder, about 24 GB, not resampled.
+    ResEncLNoResampling,
+}
+
+/// How a planner has volumes resampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ResamplingPlan {
+    /// skimage's splines.
+    Splines,
+    /// torch's linear interpolation of volumes.
+    Torch,
+    /// The same, but slice by slice where the spacing is anisotropic.
+    TorchBySlices,
+    /// Volumes stay as they are.
+    Unchanged,
 }
 
 /// What a run of a planner may choose. `default()` is `nnUNetv2_plan_experiment` without flags.
@@ -69,6 +90,10 @@ pub(super) struct Values {
     /// Whether the references stand for the reference batch size, so that the loop that shrinks the patch
     /// corrects for it. The residual planners do not.
     pub corrects_batch_size: bool,
+    /// How volumes are resampled.
+    pub resampling: ResamplingPlan,
+    /// Whether 2d and 3d_fullres use the default planner's preprocessed cases, whatever the plans are called.
+    pub shares_cases: bool,
 }
 
 const PLAIN: Values = Values {
@@ -82,6 +107,8 @@ const PLAIN: Values = Values {
     encoder: [2; 14],
     decoder: [2; 13],
     corrects_batch_size: true,
+    resampling: ResamplingPlan::Splines,
+    shares_cases: false,
 };
 
 const RES_ENC: Values = Values {
@@ -93,6 +120,7 @@ const RES_ENC: Values = Values {
     encoder: [1, 3, 4, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6],
     decoder: [1; 13],
     corrects_batch_size: false,
+    shares_cases: true,
     ..PLAIN
 };
 
@@ -121,14 +149,47 @@ const RES_ENC_XL: Values = Values {
     ..RES_ENC_M
 };
 
+const TORCHRES: Values = Values {
+    class_name: "nnUNetPlanner_torchres",
+    plans_name: "nnUNetPlans_torchres",
+    resampling: ResamplingPlan::Torch,
+    ..PLAIN
+};
+
+const RES_ENC_L_TORCHRES: Values = Values {
+    class_name: "nnUNetPlannerResEncL_torchres",
+    plans_name: "nnUNetResEncUNetLPlans_torchres",
+    resampling: ResamplingPlan::Torch,
+    shares_cases: false,
+    ..RES_ENC_L
+};
+
+const RES_ENC_L_TORCHRES_SEPZ: Values = Values {
+    class_name: "nnUNetPlannerResEncL_torchres_sepz",
+    plans_name: "nnUNetResEncUNetLPlans_torchres_sepz",
+    resampling: ResamplingPlan::TorchBySlices,
+    ..RES_ENC_L_TORCHRES
+};
+
+const RES_ENC_L_NO_RESAMPLING: Values = Values {
+    class_name: "nnUNetPlannerResEncL_noResampling",
+    plans_name: "nnUNetResEncUNetLPlans_noResampling",
+    resampling: ResamplingPlan::Unchanged,
+    ..RES_ENC_L_TORCHRES
+};
+
 impl Planner {
     /// All planners.
-    pub const ALL: [Planner; 5] = [
+    pub const ALL: [Planner; 9] = [
         Planner::Default,
         Planner::ResEnc,
         Planner::ResEncM,
         Planner::ResEncL,
         Planner::ResEncXL,
+        Planner::Torchres,
+        Planner::ResEncLTorchres,
+        Planner::ResEncLTorchresSepz,
+        Planner::ResEncLNoResampling,
     ];
 
     pub(super) fn values(self) -> &'static Values {
@@ -138,6 +199,10 @@ impl Planner {
             Planner::ResEncM => &RES_ENC_M,
             Planner::ResEncL => &RES_ENC_L,
             Planner::ResEncXL => &RES_ENC_XL,
+            Planner::Torchres => &TORCHRES,
+            Planner::ResEncLTorchres => &RES_ENC_L_TORCHRES,
+            Planner::ResEncLTorchresSepz => &RES_ENC_L_TORCHRES_SEPZ,
+            Planner::ResEncLNoResampling => &RES_ENC_L_NO_RESAMPLING,
         }
     }
 
@@ -151,10 +216,9 @@ impl Planner {
         Planner::ALL.into_iter().find(|p| p.class_name() == name)
     }
 
-    /// The folder of a configuration's preprocessed cases. The residual planners share 2d and 3d_fullres
-    /// with the default planner, whatever the plans are called.
+    /// The folder of a configuration's preprocessed cases.
     pub(super) fn data_identifier(self, plans_name: &str, configuration: &str) -> String {
-        let shares = self != Planner::Default && matches!(configuration, "2d" | "3d_fullres");
+        let shares = self.values().shares_cases && matches!(configuration, "2d" | "3d_fullres");
         format!(
             "{}_{configuration}",
             if shares { PLAIN.plans_name } else { plans_name }

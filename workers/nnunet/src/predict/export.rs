@@ -34,9 +34,11 @@ impl Export<'_> {
     /// Where the number of logits is not that of labels or regions, or the properties contradict each other.
     pub fn segmentation(&self, logits: &Logits, properties: &CaseProperties) -> Result<Array3<u16>> {
         self.check(logits, properties)?;
+        let single = Resampling::of_probabilities(self.configuration)?.gives_single_precision();
         let crop = match logits {
+            Logits::Half(logits) if single => self.classify(logits, properties, |v: f32| v),
             Logits::Half(logits) => self.classify(logits, properties, f16::to_f32),
-            Logits::Single(logits) => self.classify(logits, properties, |v| v),
+            Logits::Single(logits) => self.classify(logits, properties, |v: f32| v),
         }?;
         Ok(self.paste(crop, properties))
     }
@@ -64,13 +66,18 @@ impl Export<'_> {
     }
 
     /// How one class of logits is resampled to the cropped scan's grid.
-    pub(super) fn resampler<T: Sample>(
+    pub(super) fn resampler<T: Sample, U: Sample>(
         &self,
         logits: &Array4<T>,
         properties: &CaseProperties,
-    ) -> Result<impl Fn(usize) -> Array3<T>> {
+    ) -> Result<impl Fn(usize) -> Array3<U>> {
         let shape = properties.shape_after_cropping_and_before_resampling;
         let resampling = Resampling::of_probabilities(self.configuration)?;
+        if resampling.keeps_shape() && logits.shape()[1..] != shape {
+            let found = &logits.shape()[1..];
+            let reason = format!("{found:?} voxels, the scan has {shape:?}, and the plans do not resample");
+            return Err(Error::invalid("logits", reason));
+        }
         let scan: [f64; 3] = self.plans.transpose_forward.map(|axis| properties.spacing[axis]);
         let network: [f64; 3] = match self.configuration.spacing[..] {
             [z, y, x] => [z, y, x],
@@ -81,13 +88,13 @@ impl Export<'_> {
         Ok(move |class: usize| resampling.channel(logits.index_axis(Axis(0), class), shape, network, scan))
     }
 
-    fn classify<T: Sample + PartialOrd>(
+    fn classify<T: Sample, U: Sample + PartialOrd>(
         &self,
         logits: &Array4<T>,
         properties: &CaseProperties,
-        single: impl Fn(T) -> f32 + Sync,
+        single: impl Fn(U) -> f32 + Sync,
     ) -> Result<Array3<u16>> {
-        let resample = self.resampler(logits, properties)?;
+        let resample = self.resampler::<T, U>(logits, properties)?;
         let shape = properties.shape_after_cropping_and_before_resampling;
         let mut labels = Array3::<u16>::zeros(shape);
         if self.dataset.has_regions() {

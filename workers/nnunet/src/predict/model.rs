@@ -12,6 +12,7 @@ use super::{Export, Logits, Settings, SlidingWindow};
 use crate::{
     Error, Result,
     checkpoint::results::ModelFolder,
+    dataset::check_numbers,
     image::Reader,
     network::{Layout, StateDict, UNet},
     preprocess::{self, CaseProperties, PreprocessedCase},
@@ -241,6 +242,7 @@ impl Model {
     /// Reads and preprocesses a scan.
     pub fn prepare(&self, images: &[PathBuf]) -> Result<PreprocessedCase> {
         let image = self.reader.read_images(images)?;
+        check_numbers(&image, images)?;
         preprocess::preprocess_case(&image, None, &self.plans, &self.configuration, &self.dataset)
     }
 

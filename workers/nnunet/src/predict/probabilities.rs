@@ -3,13 +3,14 @@
 
 use std::{fs::File, path::Path};
 
+use half::f16;
 use ndarray::{Array3, Array4, ArrayView4, Axis, Zip, s};
 use rayon::prelude::*;
 
 use super::{Export, Logits};
 use crate::{
     Error, Result,
-    preprocess::{CaseProperties, npz, store::to_python},
+    preprocess::{CaseProperties, npz, resample::Resampling, store::to_python},
 };
 
 impl Export<'_> {
@@ -25,19 +26,16 @@ impl Export<'_> {
         let heads = logits.shape()[0];
         let [z, y, x] = properties.shape_after_cropping_and_before_resampling;
         let mut crop = Array4::zeros((heads, z, y, x));
+        let single = Resampling::of_probabilities(self.configuration)?.gives_single_precision();
         match logits {
-            Logits::Half(logits) => {
-                let resample = self.resampler(logits, properties)?;
+            Logits::Half(logits) if !single => {
+                let resample = self.resampler::<_, f16>(logits, properties)?;
                 for (head, mut channel) in crop.outer_iter_mut().enumerate() {
                     channel.zip_mut_with(&resample(head), |out, logit| *out = logit.to_f32());
                 }
             }
-            Logits::Single(logits) => {
-                let resample = self.resampler(logits, properties)?;
-                crop.outer_iter_mut()
-                    .enumerate()
-                    .for_each(|(head, mut channel)| channel.assign(&resample(head)));
-            }
+            Logits::Half(logits) => assign(&mut crop, self.resampler(logits, properties)?),
+            Logits::Single(logits) => assign(&mut crop, self.resampler(logits, properties)?),
         }
         let regions = self.dataset.has_regions();
         if regions {
@@ -62,6 +60,11 @@ impl Export<'_> {
             .as_standard_layout()
             .into_owned())
     }
+}
+
+fn assign(channels: &mut Array4<f32>, resample: impl Fn(usize) -> Array3<f32>) {
+    let heads = channels.outer_iter_mut().enumerate();
+    heads.for_each(|(head, mut channel)| channel.assign(&resample(head)));
 }
 
 /// Softmax over the first axis.

@@ -87,7 +87,7 @@ impl Predictor {
         for (case, result) in finished {
             outcomes[case].outcome = match result {
                 Ok(()) => Outcome::Written,
-                Err(error) => Outcome::Failed(Error::bad_case(&outcomes[case].identifier, error)),
+                Err(error) => Outcome::Failed(error.in_case(&outcomes[case].identifier)),
             };
         }
         Ok(outcomes)
@@ -113,7 +113,7 @@ impl Predictor {
         let all: Vec<usize> = (0..identifiers.len()).collect();
         let prepare = |case: usize| MappedCase::open(preprocessed, &identifiers[case]).map(Input::Stored);
         for (case, result) in self.run(&all, &outputs, &prepare, observer)? {
-            result.map_err(|error| Error::bad_case(&identifiers[case], error))?;
+            result.map_err(|error| error.in_case(&identifiers[case]))?;
         }
         let pairs: Vec<_> = identifiers
             .iter()

@@ -9,15 +9,20 @@ use super::{
     class_locations::{self, ClassKey, ClassLocations},
     crop::{BoundingBox, crop_to_nonzero, mark_outside},
     normalise::Scheme,
-    resample::{Resampling, resampled_shape},
+    resample::Resampling,
 };
 use crate::{
     Error, Result,
     image::{Geometry, Image, Segmentation},
 };
 
-/// The preprocessor that is implemented.
+/// The preprocessor that is implemented, the only one that nnU-Net's planners write.
 const PREPROCESSOR: &str = "DefaultPreprocessor";
+/// A resampled case of so many voxels is always fine: 1 GB in single precision.
+const LARGE: f64 = (1u64 << 28) as f64;
+/// A larger one may not have more than so many times the voxels it had. A spacing of nonsense in a header would
+/// else fill the memory.
+const LARGEST_GROWTH: f64 = 1000.0;
 
 /// A case as the network sees it. Axes are transposed as the plans say.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,18 +63,11 @@ pub(super) fn target_spacing(configuration: &Configuration, original: [f64; 3]) 
     }
 }
 
-/// Preprocesses a case. `segmentation` is None for a case to predict.
+/// The preprocessor's functions: how images and how segmentations are resampled.
 ///
 /// # Errors
-/// A segmentation of another shape; a number of channels that is not the plans'; intensities that a
-/// normalisation refuses; names in the plans that are not implemented; a case so small that nothing is left.
-pub fn preprocess_case(
-    image: &Image,
-    segmentation: Option<&Segmentation>,
-    plans: &Plans,
-    configuration: &Configuration,
-    dataset_json: &DatasetJson,
-) -> Result<PreprocessedCase> {
+/// Names in the plans that are not implemented.
+pub(super) fn functions(configuration: &Configuration) -> Result<(Resampling, Resampling)> {
     if configuration.preprocessor_name != PREPROCESSOR {
         let found = &configuration.preprocessor_name;
         return Err(Error::invalid(
@@ -77,9 +75,36 @@ pub fn preprocess_case(
             format!("'{found}' is not implemented; {PREPROCESSOR} is"),
         ));
     }
+    let (data, seg) = (
+        Resampling::of_data(configuration)?,
+        Resampling::of_segmentation(configuration)?,
+    );
+    if data.keeps_shape() != seg.keeps_shape() {
+        let (data, seg) = (
+            &configuration.resampling_fn_data,
+            &configuration.resampling_fn_seg,
+        );
+        let reason = format!("'{seg}' gives other shapes than '{data}', the images' function");
+        return Err(Error::invalid("plans: resampling_fn_seg", reason));
+    }
+    Ok((data, seg))
+}
+
+/// Preprocesses a case. `segmentation` is None for a case to predict.
+///
+/// # Errors
+/// A segmentation of another shape; a number of channels that is not the plans'; intensities that a
+/// normalisation refuses or that do not end finite; names in the plans that are not implemented; a spacing at which
+/// nothing is left, or far too much.
+pub fn preprocess_case(
+    image: &Image,
+    segmentation: Option<&Segmentation>,
+    plans: &Plans,
+    configuration: &Configuration,
+    dataset_json: &DatasetJson,
+) -> Result<PreprocessedCase> {
+    let (resample_data, resample_segmentation) = functions(configuration)?;
     let schemes = schemes(image, plans, configuration)?;
-    let resample_data = Resampling::of_data(configuration)?;
-    let resample_segmentation = Resampling::of_segmentation(configuration)?;
 
     let axes = plans.transpose_forward;
     let raw_shape = &image.data.shape()[1..];
@@ -132,11 +157,22 @@ pub fn preprocess_case(
 
     let cropped_shape = bounds.shape();
     let target = target_spacing(configuration, current);
-    let shape = resampled_shape(cropped_shape, current, target);
+    let shape = resample_data.shape(cropped_shape, current, target);
     if shape.contains(&0) {
         return Err(Error::invalid(
             "image",
             format!("nothing is left of {cropped_shape:?} voxels of {current:?} mm at {target:?} mm"),
+        ));
+    }
+    let voxels = |shape: [usize; 3]| shape.iter().map(|&n| n as f64).product::<f64>();
+    if voxels(shape)
+        > LARGE
+            .max(LARGEST_GROWTH * voxels(cropped_shape))
+            .min(f64::from(u32::MAX))
+    {
+        return Err(Error::invalid(
+            "image",
+            format!("{cropped_shape:?} voxels of {current:?} mm would become {shape:?} at {target:?} mm"),
         ));
     }
     if shape != cropped_shape {
@@ -145,6 +181,12 @@ pub fn preprocess_case(
             to.assign(&resample_data.channel::<f32, f32>(channel, shape, current, target));
         }
         data = resampled;
+    }
+    if let Some(channel) = data.outer_iter().position(|c| c.iter().any(|v| !v.is_finite())) {
+        return Err(Error::invalid(
+            format!("image, channel {channel}"),
+            "its normalised intensities are not finite: the scan holds infinite or too large values",
+        ));
     }
     let labels = if shape == cropped_shape {
         labels

@@ -14,15 +14,15 @@ use schemas::nnunet::{Configuration, Plans};
 
 use super::{
     cache::{CaseCache, key, recipe},
-    case::{preprocess_case, target_spacing},
-    resample::resampled_shape,
+    case::{functions, preprocess_case, target_spacing},
+    resample::Resampling,
     store::{stored_key, write_case},
     whole,
 };
 use crate::{
     Error, Result,
     dataset::{CaseDigest, Inventory, RawCase, RawDataset},
-    image::Reader,
+    image::{Image, Reader},
     progress::Observer,
 };
 
@@ -74,6 +74,7 @@ impl<'a> Preprocessing<'a> {
         let configuration = plans
             .configuration(configuration_name)
             .map_err(|e| Error::invalid(format!("plans: {}", e.path), e.reason))?;
+        functions(&configuration)?;
         Ok(Self {
             recipe: recipe(raw, plans, &configuration)?,
             stored: folder.join(&configuration.data_identifier),
@@ -142,7 +143,7 @@ impl<'a> Preprocessing<'a> {
                         }
                         let result = pool
                             .install(|| self.preprocess(ordinal))
-                            .map_err(|e| name_case(e, &raw.cases[ordinal]));
+                            .map_err(|e| e.in_case(&raw.cases[ordinal].identifier));
                         let mut outcomes = outcomes.lock().unwrap_or_else(|e| e.into_inner());
                         outcomes.push((place, CaseOutcome { ordinal, result }));
                         drop(outcomes);
@@ -198,7 +199,8 @@ impl<'a> Preprocessing<'a> {
             self.plans,
             &self.configuration,
             &self.raw.dataset_json,
-        )?;
+        )
+        .map_err(|error| name_file(error, &image, case))?;
         drop((image, segmentation));
         let bytes = write_case(stored, name, &preprocessed, &key)?;
         if let Some(cache) = cache {
@@ -224,11 +226,20 @@ pub fn preprocess_dataset(
     Preprocessing::new(raw, plans, configuration_name, folder)?.run(cases, threads, observer)
 }
 
-/// Errors of a case's content carry its identifier.
-fn name_case(error: Error, case: &RawCase) -> Error {
-    match error {
-        Error::Invalid { what, reason } => Error::bad_case(&case.identifier, format!("{what}: {reason}")),
-        other => other,
+/// Infinite voxels are named with their file, where they are why a case cannot be preprocessed.
+fn name_file(error: Error, image: &Image, case: &RawCase) -> Error {
+    let channel = image
+        .data
+        .outer_iter()
+        .position(|channel| channel.iter().any(|value| value.is_infinite()));
+    match (
+        error,
+        channel.and_then(|c| case.images.get(c).or(case.images.first())),
+    ) {
+        (Error::Invalid { what, reason }, Some(file)) => {
+            Error::bad_file(file, format!("it holds infinite voxels ({what}: {reason})"))
+        }
+        (error, _) => error,
     }
 }
 
@@ -239,15 +250,24 @@ fn check_folder(stored: &Path) -> Result<()> {
     };
     for entry in entries {
         let path = entry.map_err(Error::io(stored))?.path();
-        if !matches!(path.extension().and_then(|e| e.to_str()), Some("npz" | "pkl")) {
-            return Err(Error::bad_file(
-                path,
-                "the folder holds another program's cases; give an empty folder or remove them",
-            ));
-        }
+        let reason = match path.extension().and_then(|e| e.to_str()) {
+            Some("npz" | "pkl") => continue,
+            Some("b2nd") => {
+                "Python nnU-Net preprocessed this folder, and its cases are not mixed with Rounds' own"
+            }
+            _ => "this folder holds what no preprocessing writes",
+        };
+        let folder = stored.display();
+        return Err(Error::bad_file(
+            path,
+            format!("{reason}: {REMEDY} (or remove {folder} first)"),
+        ));
     }
     Ok(())
 }
+
+/// What helps where a folder holds another program's cases.
+pub const REMEDY: &str = "run `rounds nnunet preprocess` into another folder nnUNet_preprocessed";
 
 /// Copies the segmentation of a case to `folder`/gt_segmentations, with the file that it needs beside itself. An
 /// equal copy stays.
@@ -290,12 +310,13 @@ pub fn estimated_bytes(
 ) -> u64 {
     let current = plans.transpose_forward.map(|axis| spacing[axis]);
     let shape = plans.transpose_forward.map(|axis| shape[axis]);
-    let voxels: f64 = resampled_shape(shape, current, target_spacing(configuration, current))
-        .iter()
-        .map(|&n| n as f64)
-        .product();
+    // Plans that do not say how to resample fail at the first case.
+    let shape = Resampling::of_data(configuration).map_or(shape, |data| {
+        data.shape(shape, current, target_spacing(configuration, current))
+    });
+    let voxels: f64 = shape.iter().map(|&n| n as f64).product();
     let channels = configuration.normalization_schemes.len() as f64;
     // Voxels as f32 and i16. A class keeps 10,000 voxels or 1 %, of 12 bytes in the one file and 32 in the other.
     let classes = (voxels * 0.01 + 40_000.0).min(voxels) * 44.0;
-    (voxels * (4.0 * channels + 2.0) + classes) as u64 + 8192
+    (voxels * (4.0 * channels + 2.0) + classes + 8192.0) as u64
 }

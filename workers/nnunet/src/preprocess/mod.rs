@@ -24,6 +24,6 @@ mod whole;
 pub use cache::CaseCache;
 pub use case::{CaseProperties, PreprocessedCase, preprocess_case};
 pub use class_locations::{ClassKey, ClassLocations};
-pub use dataset::{CaseOutcome, Done, Preprocessing, estimated_bytes, preprocess_dataset};
+pub use dataset::{CaseOutcome, Done, Preprocessing, REMEDY, estimated_bytes, preprocess_dataset};
 pub use store::{MappedCase, StoredCases};
 pub use whole::partial_folder;

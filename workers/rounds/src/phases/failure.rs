@@ -29,6 +29,7 @@ pub fn of_error(error: nnunet::Error) -> Failure {
         Error::Io { source, .. } => Failure::retryable("io", format!("a file: {}", source.kind())),
         Error::BadFile { reason, .. } => Failure::fatal("bad-file", reason),
         Error::BadCase { reason, .. } => Failure::fatal("bad-case", reason),
+        Error::InCase { source, .. } => of_error(*source),
         Error::Invalid { what, reason } => Failure::fatal("invalid", format!("{what}: {reason}")),
         Error::Torch(message) if message.contains("out of memory") => Failure::retryable(
             "out-of-memory",
@@ -43,7 +44,7 @@ pub fn of_error(error: nnunet::Error) -> Failure {
 /// [`of_error`] with the ordinal of the case, where the error names one of `identifiers`.
 pub fn of_case_error<'a>(error: nnunet::Error, identifiers: impl IntoIterator<Item = &'a str>) -> Failure {
     let case = match &error {
-        nnunet::Error::BadCase { case, .. } => identifiers
+        nnunet::Error::BadCase { case, .. } | nnunet::Error::InCase { case, .. } => identifiers
             .into_iter()
             .position(|identifier| identifier == case)
             .map(|ordinal| ordinal as u32),

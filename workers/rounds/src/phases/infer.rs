@@ -106,8 +106,8 @@ impl Scans {
 }
 
 fn read_document(file: &Path) -> Result<DatasetJson, Failure> {
-    let bytes = fs::read(file).map_err(|error| failure::io("dataset.json", file, &error))?;
-    schemas::parse(&bytes).map_err(|error| Failure::fatal("bad-dataset-json", error.to_string()))
+    let text = nnunet::document::read(file).map_err(failure::of_error)?;
+    schemas::parse(text.as_bytes()).map_err(|error| Failure::fatal("bad-dataset-json", error.to_string()))
 }
 
 /// The folder of scans: the named one, which must stay inside the data set; else imagesTs, else imagesTr.

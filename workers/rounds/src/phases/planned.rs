@@ -42,11 +42,17 @@ impl Planned {
         let options = Options {
             planner: match federation.planner {
                 job::Planner::ExperimentPlanner => Planner::Default,
+                job::Planner::ResEncUNetPlanner => Planner::ResEnc,
                 job::Planner::ResEncM => Planner::ResEncM,
                 job::Planner::ResEncL => Planner::ResEncL,
                 job::Planner::ResEncXL => Planner::ResEncXL,
+                job::Planner::Torchres => Planner::Torchres,
+                job::Planner::ResEncLTorchres => Planner::ResEncLTorchres,
+                job::Planner::ResEncLTorchresSepz => Planner::ResEncLTorchresSepz,
+                job::Planner::ResEncLNoResampling => Planner::ResEncLNoResampling,
             },
             gpu_memory_target_gb: federation.gpu_memory_target_gb,
+            overwrite_target_spacing: federation.overwrite_target_spacing,
             plans_name: federation.plans.clone(),
             ..Options::default()
         };

@@ -1,30 +1,32 @@
-//! Resampling as nnU-Net does it (nnunetv2/preprocessing/resampling/default_resampling.py), equal to
-//! skimage.transform.resize, which is scipy.ndimage.zoom in grid mode with the edge continued.
+//! Resampling as nnU-Net does it (nnunetv2/preprocessing/resampling). Its default function equals
+//! skimage.transform.resize, which is scipy.ndimage.zoom in grid mode with the edge continued:
 //!
 //! - `spline`: order 3, separable, one pass per axis that changes
 //! - `linear`: order 1, corners summed in scipy's order
 //! - `labels`: segmentations, each label on its own, ties by the nearest voxel
 //! - `nearest`: order 0
 //!
+//! Plans may name others (`arguments`): `torch`, or none at all.
+//!
 //! Thick-sliced volumes are resampled slice by slice, and along the thick axis the nearest slice is taken.
 
 use ndarray::{Array3, ArrayView3, Axis};
 use schemas::nnunet::Configuration;
-use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::Result;
 
+mod arguments;
 mod labels;
 mod linear;
 mod nearest;
 mod spline;
+mod torch;
+
+use torch::{Mode, Vote};
 
 /// Above this ratio of coarsest to finest spacing, volumes are resampled slice by slice
 /// (nnunetv2/configuration.py).
 pub const ANISO_THRESHOLD: f64 = 3.0;
-
-/// The only resampling function that is implemented.
-const IMPLEMENTED: &str = "resample_data_or_seg_to_shape";
 
 /// A voxel type that can be resampled. Sums are in f64, as in scipy.
 pub trait Sample: Copy + Send + Sync {
@@ -64,101 +66,55 @@ impl Sample for half::f16 {
 /// A resampling function of the plans with its arguments.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Resampling {
-    /// Whether label maps are resampled.
-    is_seg: bool,
-    /// Spline order in the plane, or in all axes: 0, 1 or 3.
-    order: u8,
-    /// Whether to go slice by slice; None decides by the spacing.
-    force_separate_z: Option<bool>,
-    /// Where None decides: the ratio of spacings above which to go slice by slice.
+    method: Method,
+    separate: Separate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Method {
+    /// `resample_data_or_seg_to_shape`.
+    Splines {
+        /// Spline order in the plane, or in all axes: 0, 1 or 3.
+        order: u8,
+    },
+    /// `resample_torch_fornnunet`.
+    Torch {
+        /// In the slices of a separate axis; volumes are resampled linearly.
+        in_plane: Mode,
+        /// Along a separate axis.
+        across: Mode,
+        /// How labels vote.
+        vote: Vote,
+    },
+    /// `no_resampling_hack`.
+    Unchanged,
+}
+
+/// When a volume is resampled slice by slice.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Separate {
+    /// Whether to; None decides by the spacing.
+    force: Option<bool>,
+    /// Where None decides: the ratio of spacings above which to.
     threshold: f64,
 }
 
-impl Resampling {
-    /// How images are resampled.
-    pub fn of_data(configuration: &Configuration) -> Result<Self> {
-        let (name, kwargs) = (
-            &configuration.resampling_fn_data,
-            &configuration.resampling_fn_data_kwargs,
-        );
-        Self::from_plans("resampling_fn_data", name, kwargs)
-    }
-
-    /// How segmentations are resampled.
-    pub fn of_segmentation(configuration: &Configuration) -> Result<Self> {
-        let (name, kwargs) = (
-            &configuration.resampling_fn_seg,
-            &configuration.resampling_fn_seg_kwargs,
-        );
-        Self::from_plans("resampling_fn_seg", name, kwargs)
-    }
-
-    /// How logits and probabilities are resampled.
-    pub fn of_probabilities(configuration: &Configuration) -> Result<Self> {
-        let name = &configuration.resampling_fn_probabilities;
-        Self::from_plans(
-            "resampling_fn_probabilities",
-            name,
-            &configuration.resampling_fn_probabilities_kwargs,
-        )
-    }
-
-    /// The function `name` of the plans' entry `entry`.
-    ///
-    /// # Errors
-    /// A function or an argument that is not implemented, by name.
-    pub fn from_plans(entry: &str, name: &str, kwargs: &Map<String, Value>) -> Result<Self> {
-        if name != IMPLEMENTED {
-            return Err(Error::invalid(
-                format!("plans: {entry}"),
-                format!("'{name}' is not implemented; {IMPLEMENTED} is"),
-            ));
-        }
-        // nnU-Net's own defaults.
-        let mut found = Self {
-            is_seg: false,
-            order: 3,
-            force_separate_z: Some(false),
+impl Default for Separate {
+    fn default() -> Self {
+        Separate {
+            force: None,
             threshold: ANISO_THRESHOLD,
-        };
-        for (key, value) in kwargs {
-            let known = match key.as_str() {
-                "is_seg" => value.as_bool().map(|v| found.is_seg = v),
-                "order" => value
-                    .as_u64()
-                    .filter(|v| [0, 1, 3].contains(v))
-                    .map(|v| found.order = v as u8),
-                "order_z" => value.as_u64().filter(|&v| v == 0).map(|_| ()),
-                "force_separate_z" if value.is_null() => {
-                    found.force_separate_z = None;
-                    Some(())
-                }
-                "force_separate_z" => value.as_bool().map(|v| found.force_separate_z = Some(v)),
-                "separate_z_anisotropy_threshold" => value.as_f64().map(|v| found.threshold = v),
-                _ => None,
-            };
-            if known.is_none() {
-                return Err(Error::invalid(
-                    format!("plans: {entry}_kwargs.{key}"),
-                    format!("{value} is not implemented"),
-                ));
-            }
         }
-        if found.is_seg && found.order == 3 {
-            return Err(Error::invalid(
-                format!("plans: {entry}_kwargs.order"),
-                "3 is not implemented for segmentations; 0 and 1 are",
-            ));
-        }
-        Ok(found)
     }
+}
 
+impl Separate {
     /// The axis along which the nearest slice is taken, if it is: the coarsest one, by the current spacing or
     /// else by the new one. Not where two axes are equally coarse.
-    fn separate_axis(&self, current: [f64; 3], new: [f64; 3]) -> Option<usize> {
+    fn axis(&self, current: [f64; 3], new: [f64; 3]) -> Option<usize> {
         let anisotropic =
             |s: [f64; 3]| largest(s) / s.into_iter().fold(f64::INFINITY, f64::min) > self.threshold;
-        let spacing = match self.force_separate_z {
+        let spacing = match self.force {
             Some(false) => return None,
             Some(true) => current,
             None if anisotropic(current) => current,
@@ -169,9 +125,57 @@ impl Resampling {
         let mut axes = (0..3).filter(|&axis| coarsest / spacing[axis] == 1.0);
         axes.next().filter(|_| axes.next().is_none())
     }
+}
 
-    /// Resamples one channel (z, y, x) to `shape`. A channel that has the shape already comes back as it is.
-    /// Spacings in mm, in the order of the axes.
+impl Resampling {
+    /// How images are resampled.
+    pub fn of_data(configuration: &Configuration) -> Result<Self> {
+        let (name, kwargs) = (
+            &configuration.resampling_fn_data,
+            &configuration.resampling_fn_data_kwargs,
+        );
+        Self::from_plans("resampling_fn_data", name, kwargs, false)
+    }
+
+    /// How segmentations are resampled.
+    pub fn of_segmentation(configuration: &Configuration) -> Result<Self> {
+        let (name, kwargs) = (
+            &configuration.resampling_fn_seg,
+            &configuration.resampling_fn_seg_kwargs,
+        );
+        Self::from_plans("resampling_fn_seg", name, kwargs, true)
+    }
+
+    /// How logits and probabilities are resampled.
+    pub fn of_probabilities(configuration: &Configuration) -> Result<Self> {
+        let (name, kwargs) = (
+            &configuration.resampling_fn_probabilities,
+            &configuration.resampling_fn_probabilities_kwargs,
+        );
+        Self::from_plans("resampling_fn_probabilities", name, kwargs, false)
+    }
+
+    /// Whether volumes keep their shape, whatever the spacing (`no_resampling_hack`).
+    pub fn keeps_shape(&self) -> bool {
+        self.method == Method::Unchanged
+    }
+
+    /// Whether results are in single precision, whatever goes in; else they are in the input's.
+    pub fn gives_single_precision(&self) -> bool {
+        matches!(self.method, Method::Torch { .. })
+    }
+
+    /// The shape that a volume of `shape` has after it was resampled from one spacing to another, in mm.
+    pub fn shape(&self, shape: [usize; 3], current_spacing: [f64; 3], new_spacing: [f64; 3]) -> [usize; 3] {
+        if self.keeps_shape() {
+            shape
+        } else {
+            resampled_shape(shape, current_spacing, new_spacing)
+        }
+    }
+
+    /// Resamples one channel (z, y, x) to `shape`. A channel that has the shape already comes back as it is, as
+    /// does every channel where [`Resampling::keeps_shape`]. Spacings in mm, in the order of the axes.
     ///
     /// The result is in C order. Called channel by channel, so that a caller need not hold all of them; parallel inside.
     pub fn channel<T: Sample, U: Sample>(
@@ -181,17 +185,35 @@ impl Resampling {
         current_spacing: [f64; 3],
         new_spacing: [f64; 3],
     ) -> Array3<U> {
-        let separate = self.separate_axis(current_spacing, new_spacing);
-        resample(channel, shape, separate, |plane, shape| {
-            if plane.dim() == (shape[0], shape[1], shape[2]) {
-                return plane.as_standard_layout().mapv(|v| U::narrow(v.widen()));
+        let convert = |v: T| U::narrow(v.widen());
+        let has_shape = |volume: ArrayView3<T>, shape: [usize; 3]| volume.dim() == shape.into();
+        if self.keeps_shape() || has_shape(channel, shape) {
+            return channel.as_standard_layout().mapv(convert);
+        }
+        let separate = self.separate.axis(current_spacing, new_spacing);
+        match self.method {
+            Method::Unchanged => channel.as_standard_layout().mapv(convert),
+            Method::Splines { order } => resample(channel, shape, separate, |plane, shape| {
+                if has_shape(plane, shape) {
+                    return plane.as_standard_layout().mapv(convert);
+                }
+                match order {
+                    0 => nearest::resize(plane, shape).mapv(convert),
+                    1 => linear::resize(plane, shape, separate),
+                    _ => spline::resize(plane, shape, separate),
+                }
+            }),
+            Method::Torch { in_plane, across, .. } => {
+                let single = |v: f32| U::narrow(v.into());
+                let Some(axis) = separate else {
+                    return torch::resize(channel, shape, Mode::Linear).mapv(single);
+                };
+                let mut plane = shape;
+                plane[axis] = channel.len_of(Axis(axis));
+                let planes = torch::resize(channel, plane, in_plane);
+                torch::resize(planes.view(), shape, across).mapv(single)
             }
-            match self.order {
-                0 => nearest::resize(plane, shape).mapv(|v: T| U::narrow(v.widen())),
-                1 => linear::resize(plane, shape, separate),
-                _ => spline::resize(plane, shape, separate),
-            }
-        })
+        }
     }
 
     /// Resamples a segmentation (z, y, x) to `shape`. Spacings in mm, in the order of the axes.
@@ -202,11 +224,30 @@ impl Resampling {
         current_spacing: [f64; 3],
         new_spacing: [f64; 3],
     ) -> Array3<i16> {
-        let separate = self.separate_axis(current_spacing, new_spacing);
-        resample(labels, shape, separate, |plane, shape| match self.order {
-            0 => nearest::resize(plane, shape),
-            _ => labels::resize(plane, shape),
-        })
+        if self.keeps_shape() || labels.dim() == shape.into() {
+            return labels.as_standard_layout().into_owned();
+        }
+        let separate = self.separate.axis(current_spacing, new_spacing);
+        match self.method {
+            Method::Unchanged => labels.as_standard_layout().into_owned(),
+            Method::Splines { order } => resample(labels, shape, separate, |plane, shape| match order {
+                0 => nearest::resize(plane, shape),
+                _ => labels::resize(plane, shape),
+            }),
+            Method::Torch {
+                in_plane,
+                across,
+                vote,
+            } => {
+                let Some(axis) = separate else {
+                    return torch::labels(labels, shape, Mode::Linear, vote);
+                };
+                let mut plane = shape;
+                plane[axis] = labels.len_of(Axis(axis));
+                let planes = torch::labels(labels, plane, in_plane, vote);
+                torch::labels(planes.view(), shape, across, vote)
+            }
+        }
     }
 }
 

@@ -1,6 +1,9 @@
-use super::*;
+use super::{
+    arguments::{DEFAULT, TORCH, UNCHANGED},
+    *,
+};
 use ndarray::Array3;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 fn volume(shape: [usize; 3]) -> Array3<f32> {
     Array3::from_shape_fn(shape, |(z, y, x)| (((z * 7 + y * 13 + x * 29) % 17) as f32) - 3.5)
@@ -8,7 +11,7 @@ fn volume(shape: [usize; 3]) -> Array3<f32> {
 
 fn resampling(is_seg: bool, order: u8) -> Resampling {
     let kwargs = json!({"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": null});
-    Resampling::from_plans("resampling_fn_data", IMPLEMENTED, kwargs.as_object().unwrap()).unwrap()
+    Resampling::from_plans("resampling_fn_data", DEFAULT, kwargs.as_object().unwrap(), is_seg).unwrap()
 }
 
 // Golden values: skimage 0.26 on the same volume, at six places of the flattened result, and the sum.
@@ -92,11 +95,11 @@ fn thick_slices_are_picked_not_mixed() {
 #[test]
 fn the_separate_axis_is_the_single_coarsest() {
     let r = resampling(false, 3);
-    assert_eq!(r.separate_axis([5.0, 1.0, 1.0], [1.0; 3]), Some(0));
-    assert_eq!(r.separate_axis([1.0; 3], [1.0, 1.0, 3.5]), Some(2));
-    assert_eq!(r.separate_axis([3.0, 1.0, 1.0], [3.0, 1.0, 1.0]), None);
-    assert_eq!(r.separate_axis([0.24, 1.25, 1.25], [0.24, 1.25, 1.25]), None);
-    assert_eq!(r.separate_axis([1.0, 5.0, 5.0], [9.0, 1.0, 1.0]), None);
+    assert_eq!(r.separate.axis([5.0, 1.0, 1.0], [1.0; 3]), Some(0));
+    assert_eq!(r.separate.axis([1.0; 3], [1.0, 1.0, 3.5]), Some(2));
+    assert_eq!(r.separate.axis([3.0, 1.0, 1.0], [3.0, 1.0, 1.0]), None);
+    assert_eq!(r.separate.axis([0.24, 1.25, 1.25], [0.24, 1.25, 1.25]), None);
+    assert_eq!(r.separate.axis([1.0, 5.0, 5.0], [9.0, 1.0, 1.0]), None);
 }
 
 #[test]
@@ -117,15 +120,91 @@ fn half_precision_goes_in_and_out() {
 
 #[test]
 fn what_is_not_implemented_is_refused_by_name() {
-    let refuse = |name: &str, kwargs: Value| {
-        Resampling::from_plans("resampling_fn_data", name, kwargs.as_object().unwrap())
+    let refuse = |name: &str, kwargs: Value, of_labels: bool| {
+        Resampling::from_plans("resampling_fn_data", name, kwargs.as_object().unwrap(), of_labels)
             .unwrap_err()
             .to_string()
     };
-    assert!(refuse("resample_torch_fornnunet", json!({})).contains("resample_torch_fornnunet"));
-    assert!(refuse(IMPLEMENTED, json!({"order": 5})).contains("resampling_fn_data_kwargs.order"));
-    assert!(refuse(IMPLEMENTED, json!({"order_z": 1})).contains("order_z"));
-    assert!(refuse(IMPLEMENTED, json!({"is_seg": true, "order": 3})).contains("segmentations"));
+    for (name, kwargs, of_labels, expected) in [
+        (
+            "resample_by_magic",
+            json!({}),
+            false,
+            "'resample_by_magic' is not implemented",
+        ),
+        ("resample_torch_simple", json!({}), false, "cannot call it"),
+        (
+            DEFAULT,
+            json!({"order": 5}),
+            false,
+            "resampling_fn_data_kwargs.order: 5: expected 0, 1 or 3",
+        ),
+        (
+            DEFAULT,
+            json!({"order_z": 1}),
+            false,
+            "resampling_fn_data_kwargs.order_z",
+        ),
+        (
+            DEFAULT,
+            json!({"is_seg": true, "order": 3}),
+            true,
+            "0 or 1 for segmentations",
+        ),
+        (DEFAULT, json!({"is_seg": true}), true, "0 or 1 for segmentations"),
+        (
+            DEFAULT,
+            json!({"is_seg": true, "order": 1}),
+            false,
+            "is_seg: true: expected false",
+        ),
+        (DEFAULT, json!({"order": 1}), true, "is_seg: false: expected true"),
+        (
+            DEFAULT,
+            json!({"mode": "linear"}),
+            false,
+            "mode: \"linear\": no argument of",
+        ),
+        (TORCH, json!({"order": 3}), false, "order: 3: no argument of"),
+        (
+            TORCH,
+            json!({"aniso_axis_mode": "bicubic"}),
+            false,
+            "aniso_axis_mode: \"bicubic\"",
+        ),
+        (
+            TORCH,
+            json!({"force_separate_z": 2}),
+            false,
+            "force_separate_z: 2",
+        ),
+        (
+            UNCHANGED,
+            json!({"is_seg": true}),
+            true,
+            "is_seg: true: no argument of",
+        ),
+    ] {
+        let found = refuse(name, kwargs, of_labels);
+        assert!(found.contains(expected), "{found} for {expected}");
+    }
+}
+
+#[test]
+fn no_resampling_changes_nothing() {
+    let none = Resampling::from_plans("resampling_fn_seg", UNCHANGED, &Map::new(), true).unwrap();
+    let input = volume([4, 5, 6]);
+    assert!(none.keeps_shape());
+    assert_eq!(none.shape([4, 5, 6], [2.0; 3], [1.0; 3]), [4, 5, 6]);
+    assert_eq!(
+        none.channel::<f32, f32>(input.view(), [8, 10, 12], [2.0; 3], [1.0; 3]),
+        input
+    );
+    let labels = input.mapv(|v| v as i16);
+    assert_eq!(
+        none.segmentation(labels.view(), [8, 10, 12], [2.0; 3], [1.0; 3]),
+        labels
+    );
 }
 
 #[test]
@@ -134,4 +213,82 @@ fn shapes_are_rounded_to_even() {
         resampled_shape([5, 7, 10], [1.0, 1.0, 0.5], [2.0, 2.0, 1.0]),
         [2, 4, 5]
     );
+}
+
+// Golden values: resample_torch_fornnunet of nnU-Net 2.8.1 with torch 2.11, at six places of the flattened result,
+// the sum, and of labels how many there are of each and their sum weighted by place.
+#[test]
+fn volumes_are_torchs() {
+    let input = volume([4, 5, 6]);
+    let labels = Array3::from_shape_fn((4, 5, 6), |(z, y, x)| {
+        ((z / 2 * 3 + y / 2 * 2 + x / 2) % 4) as i16 - 1
+    });
+    let of = |is_seg: bool| {
+        Resampling::from_plans(
+            "resampling_fn",
+            TORCH,
+            json!({"is_seg": is_seg}).as_object().unwrap(),
+            is_seg,
+        )
+        .unwrap()
+    };
+    let (a, b) = ([3, 7, 6], [6, 4, 9]);
+    let (whole, slices) = ([1.0; 3], [5.0, 1.0, 1.0]);
+    for (shape, spacing, golden, sum, counts, places_of_labels) in [
+        (
+            a,
+            whole,
+            [-2.3333333, 6.833333, 6.6666665, 7.833333, 7.5, 9.333335],
+            566.4761910513043,
+            [44, 36, 26, 20],
+            2183,
+        ),
+        (
+            a,
+            slices,
+            [-3.5, 8.5, 5.5, 9.5, 2.5, 10.5],
+            566.1428588032722,
+            [30, 36, 26, 34],
+            4796,
+        ),
+        (
+            b,
+            whole,
+            [-1.875, 3.0625, 1.7708341, 2.3125, 3.8020828, 8.875],
+            971.1562445759773,
+            [63, 63, 45, 45],
+            9846,
+        ),
+        (
+            b,
+            slices,
+            [-1.875, 3.0625, 1.7708341, 1.5625, 6.7708335, 8.875],
+            966.5625015497208,
+            [63, 63, 45, 45],
+            9846,
+        ),
+    ] {
+        let found: Array3<f32> = of(false).channel(input.view(), shape, spacing, [1.0; 3]);
+        let flat = found.as_slice().unwrap();
+        let places = [0, 1, 5, 37, 60, flat.len() - 1];
+        for (place, expected) in places.into_iter().zip(golden) {
+            let found: f32 = flat[place];
+            assert!(
+                (found - expected).abs() < 1e-6,
+                "{shape:?} {spacing:?}: {found} for {expected}"
+            );
+        }
+        let total: f64 = flat.iter().map(|&v| f64::from(v)).sum();
+        assert!((total - sum).abs() < 1e-5, "{total} for {sum}");
+
+        let found = of(true).segmentation(labels.view(), shape, spacing, [1.0; 3]);
+        let count = |label: i16| found.iter().filter(|&&l| l == label).count();
+        assert_eq!([-1, 0, 1, 2].map(count), counts, "{shape:?} {spacing:?}");
+        let weighted: i64 = found
+            .iter()
+            .zip(0..)
+            .map(|(&l, place)| i64::from(l) * place)
+            .sum();
+        assert_eq!(weighted, places_of_labels, "{shape:?} {spacing:?}");
+    }
 }

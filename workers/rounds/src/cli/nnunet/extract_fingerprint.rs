@@ -160,11 +160,11 @@ fn verify(dataset: &RawDataset, observer: &dyn Observer) -> anyhow::Result<()> {
 
 /// Reads a fingerprint that this command or nnU-Net wrote.
 pub fn read(file: &Path) -> anyhow::Result<schemas::nnunet::Fingerprint> {
-    let text = std::fs::read(file).with_context(|| {
+    let text = nnunet::document::read(file).with_context(|| {
         format!(
             "{}: `rounds nnunet extract-fingerprint` writes it",
             file.display()
         )
     })?;
-    schemas::parse(&text).with_context(|| format!("{}", file.display()))
+    schemas::parse(text.as_bytes()).with_context(|| format!("{}", file.display()))
 }

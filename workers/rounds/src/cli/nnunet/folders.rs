@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use nnunet::document;
 use schemas::nnunet::{DatasetJson, Plans};
 
 const RAW: &str = "nnUNet_raw";
@@ -91,7 +92,7 @@ pub fn dataset_name(id_or_name: &str) -> anyhow::Result<String> {
 
 /// Reads a dataset.json.
 pub fn read_dataset_json(file: &Path) -> anyhow::Result<DatasetJson> {
-    let text = fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
+    let text = document::read(file)?;
     DatasetJson::parse(&text).with_context(|| format!("{}", file.display()))
 }
 
@@ -102,8 +103,8 @@ pub fn read_plans(file: &Path) -> anyhow::Result<Plans> {
         "{}: missing; `rounds nnunet plan` writes it",
         file.display()
     );
-    let text = fs::read(file).with_context(|| format!("{}", file.display()))?;
-    Plans::from_json(&text).with_context(|| format!("{}", file.display()))
+    let text = document::read(file)?;
+    Plans::from_json(text.as_bytes()).with_context(|| format!("{}", file.display()))
 }
 
 /// Makes a folder and those above it.

@@ -28,8 +28,9 @@ pub struct Plan {
 /// What the planner may be told.
 #[derive(Debug, Args)]
 pub struct Choices {
-    /// The planner: ExperimentPlanner, ResEncUNetPlanner, nnUNetPlannerResEncM, nnUNetPlannerResEncL or
-    /// nnUNetPlannerResEncXL
+    /// The planner: ExperimentPlanner, ResEncUNetPlanner, nnUNetPlannerResEncM, nnUNetPlannerResEncL,
+    /// nnUNetPlannerResEncXL, nnUNetPlanner_torchres, nnUNetPlannerResEncL_torchres,
+    /// nnUNetPlannerResEncL_torchres_sepz or nnUNetPlannerResEncL_noResampling
     #[arg(long = "pl", value_name = "NAME", default_value = "ExperimentPlanner")]
     planner: String,
     /// GPU memory to plan for, in GB; the default is the planner's own

@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use nnunet::{
     checkpoint::results::ResultsFolder,
     network::Layout,
+    preprocess::REMEDY,
     splits::{self, Fold, Split},
     train::TrainerVariant,
 };
@@ -204,7 +205,7 @@ fn identifiers(folder: &Path) -> anyhow::Result<Vec<String>> {
         "{}: missing; `rounds nnunet preprocess` makes it",
         folder.display()
     );
-    let (mut identifiers, mut pythons) = (Vec::new(), false);
+    let mut identifiers = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("{}", folder.display()))? {
         let Ok(name) = entry
             .with_context(|| format!("{}", folder.display()))?
@@ -213,19 +214,19 @@ fn identifiers(folder: &Path) -> anyhow::Result<Vec<String>> {
         else {
             continue;
         };
+        ensure!(
+            !name.ends_with(".b2nd"),
+            "{}: Python nnU-Net preprocessed this folder, and Rounds does not read its .b2nd files: {REMEDY} \
+             (or remove the folder first)",
+            folder.display()
+        );
         if let Some(identifier) = name.strip_suffix(".npz") {
             identifiers.push(identifier.to_owned());
         }
-        pythons |= name.ends_with(".b2nd");
     }
-    let hint = if pythons {
-        "they are Python nnU-Net's .b2nd files: "
-    } else {
-        ""
-    };
     ensure!(
         !identifiers.is_empty(),
-        "{}: no preprocessed cases (.npz); {hint}run `rounds nnunet preprocess`",
+        "{}: no preprocessed cases (.npz); run `rounds nnunet preprocess`",
         folder.display()
     );
     identifiers.sort();

@@ -188,7 +188,7 @@ fn a_label_that_no_setting_names_is_an_error_of_the_case() {
     let mapped = own.mapped(&mapping).unwrap();
     let error = mapped.read(&mapped.cases[0]).unwrap_err().to_string();
     assert!(
-        error.contains("case a: its segmentation holds the label 3"),
+        error.contains("case a: ") && error.contains("labelsTr/a.nii: its segmentation holds the label 3"),
         "{error}"
     );
 }

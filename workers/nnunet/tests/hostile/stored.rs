@@ -35,7 +35,9 @@ fn half_written_cases_are_made_again() {
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     let opened = StoredCases::open(&cases, raw.identifiers()).unwrap_err();
     assert!(
-        opened.to_string().contains("case a: not preprocessed"),
+        opened
+            .to_string()
+            .contains("a.npz: missing: the case is not preprocessed"),
         "{opened}"
     );
     let error = MappedCase::open(&cases, "bad").unwrap_err().to_string();

@@ -6,6 +6,11 @@
 
 use rand_mt::Mt;
 
+/// Counts that the processor's caches hold: as many as 16 bits can tell apart.
+const NEAR: usize = 1 << 16;
+/// Numbers of one neighbourhood that wait to be counted.
+const WAITING: usize = 1 << 14;
+
 /// The generator behind `numpy.random.RandomState(seed)`, for integer seeds.
 #[derive(Clone, Debug)]
 pub struct RandomState {
@@ -57,11 +62,36 @@ impl RandomState {
         // Rejected numbers are counted too and cut off at the end: no branch that the processor could guess wrong.
         let mask = u32::MAX >> max.leading_zeros();
         let mut counts = vec![0u32; mask as usize + 1];
-        let mut left = size;
-        while left > 0 {
-            let value = self.generator.next_u32() & mask;
-            counts[value as usize] += 1;
-            left -= u64::from(value <= max);
+        let mut draw = {
+            let mut left = size;
+            move || {
+                (left > 0).then(|| {
+                    let value = self.generator.next_u32() & mask;
+                    left -= u64::from(value <= max);
+                    value
+                })
+            }
+        };
+        if counts.len() <= NEAR {
+            while let Some(value) = draw() {
+                counts[value as usize] += 1;
+            }
+        } else {
+            // Drawn numbers wait with their neighbours, so that not every one of them misses the cache.
+            let mut waiting = vec![Vec::with_capacity(WAITING); counts.len() / NEAR];
+            let count = |near: &mut [u32], waiting: &mut Vec<u16>| {
+                waiting.drain(..).for_each(|low| near[usize::from(low)] += 1);
+            };
+            while let Some(value) = draw() {
+                let high = value as usize / NEAR;
+                waiting[high].push(value as u16);
+                if waiting[high].len() == WAITING {
+                    count(&mut counts[high * NEAR..][..NEAR], &mut waiting[high]);
+                }
+            }
+            for (near, waiting) in counts.chunks_exact_mut(NEAR).zip(&mut waiting) {
+                count(near, waiting);
+            }
         }
         counts.truncate(n as usize);
         counts
@@ -114,7 +144,7 @@ mod tests {
 
     #[test]
     fn counts_are_those_of_the_draws() {
-        for n in [1, 2, 7, 1000, 1025] {
+        for n in [1, 2, 7, 1000, 1025, 65_536, 65_537, 300_000] {
             let (mut drawing, mut counting) = (RandomState::new(5), RandomState::new(5));
             let mut expected = vec![0; n as usize];
             drawing

@@ -10,7 +10,9 @@ time, processor time and the memory of its largest process, and the ratio Python
 import argparse
 import json
 import os
+import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,6 +21,9 @@ import time
 from pathlib import Path
 
 import stages
+
+# Of a training epoch.
+ITERATIONS = 10
 
 
 def pool(sites, folder):
@@ -73,8 +78,31 @@ def measure(command, environment, cores):
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
+def until(command, environment, cores, pattern, times):
+    """What the pattern's group is in the first so many lines that hold it; the command is ended then."""
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                             start_new_session=True, preexec_fn=lambda: os.sched_setaffinity(0, cores))
+    found, lines = [], []
+    for line in child.stdout:
+        lines.append(line)
+        found += re.findall(pattern, line)
+        if len(found) == times:
+            break
+    # Its loaders too.
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    if len(found) < times:
+        sys.exit(f"{command}: {''.join(lines)}")
+    return found
+
+
 def folder_size(folder):
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+
+
+def row(what, a, b):
+    print(f"{what:<34}{a[0]:>10.2f}{a[1]:>8.2f}{a[2]:>8.0f}{b[0]:>10.2f}{b[1]:>8.2f}{b[2]:>8.0f}"
+          f"{b[0] / a[0]:>8.1f}{b[2] / a[2]:>8.1f}", flush=True)
 
 
 def main():
@@ -113,9 +141,8 @@ def main():
                 samples.append((
                     measure([arguments.rounds, "nnunet", verb, *flags], ours, cores),
                     measure([python / f"nnUNetv2_{verb.replace('-', '_')}", *flags], theirs, cores)))
-            a, b = ([statistics.median(s[side][figure] for s in samples) for figure in range(3)] for side in (0, 1))
-            print(f"{what:<34}{a[0]:>10.2f}{a[1]:>8.2f}{a[2]:>8.0f}{b[0]:>10.2f}{b[1]:>8.2f}{b[2]:>8.0f}"
-                  f"{b[0] / a[0]:>8.1f}{b[2] / a[2]:>8.1f}", flush=True)
+            figures = (zip(*(sample[side] for sample in samples)) for side in (0, 1))
+            row(what, *(list(map(statistics.median, side)) for side in figures))
 
         def clean(dataset):
             for side in ("ours", "theirs"):
@@ -132,9 +159,34 @@ def main():
              prepare=lambda: clean(name))
         both("preprocess, 512 x 512 x 200", "preprocess", "-d", "106", "-c", "3d_fullres", "-np", "1",
              prepare=lambda: clean("Dataset106_Volume"))
-        for what, dataset in ((f"size on disk, {cases} cases", name), ("size on disk, 512 x 512 x 200", "Dataset106_Volume")):
+        for what, dataset in ((f"size on disk, {cases} cases", name),
+                              ("size on disk, 512 x 512 x 200", "Dataset106_Volume")):
             a, b = (folder_size(root / side / dataset / "nnUNetPlans_3d_fullres") for side in ("ours", "theirs"))
             print(f"{what:<34}{a:>23.1f} MB{b:>23.1f} MB{b / a:>16.2f}")
+
+        epoch = r"Epoch time: ([0-9.]+) s"
+        train = [arguments.rounds, "nnunet", "train", number, "3d_fullres", "all", "-device", "cpu"]
+        short = [f"--iterations-per-epoch={ITERATIONS}", "--val-iterations-per-epoch=1"]
+        # The second epoch: the first also starts the loaders.
+        a = until([*train, *short, "-tr", "nnUNetTrainer_5epochs", "--disable_checkpointing"], ours, cores, epoch, 2)
+        b = until([python / "python", Path(__file__).parent / "training.py", number, str(ITERATIONS)], theirs, cores,
+                  epoch, 2)
+        a, b = (float(seconds[1]) / ITERATIONS for seconds in (a, b))
+        print(f"{'train, an iteration, 3d_fullres':<34}{a:>10.2f}{b:>26.2f}{b / a:>24.1f}", flush=True)
+
+        # Any model will do to measure prediction.
+        until([*train, "-tr", "nnUNetTrainer_1epoch", "--iterations-per-epoch=1", "--val-iterations-per-epoch=1"], ours,
+              cores, "Training done", 1)
+        (model,) = (root / "results" / name).glob("nnUNetTrainer_1epoch__*")
+        scans = root / "scans"
+        scans.mkdir()
+        for scan in sorted((root / "nnUNet_raw" / name / "imagesTr").iterdir())[:20]:
+            (scans / scan.name).symlink_to(scan)
+        flags = ["-i", scans, "-m", model, "-f", "all", "-device", "cpu", "-npp", processes, "-nps", processes]
+        a = measure([arguments.rounds, "nnunet", "predict-from-modelfolder", *flags, "-o", root / "ours-out"],
+                    ours, cores)
+        b = measure([python / "nnUNetv2_predict_from_modelfolder", *flags, "-o", root / "theirs-out"], theirs, cores)
+        row(f"predict, {len(list(scans.iterdir()))} scans, mirrored", a, b)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """CPU seconds that nnU-Net's loader takes for a batch in one process on one thread, from cases in memory.
 
-usage: augment_speed.py BATCHES BATCH_SIZE Z Y X. Prints the seconds of one batch.
+usage: augment_speed.py TRAINER BATCHES BATCH_SIZE Z Y X PATCH... where Z Y X is the shape of the case.
+Prints the seconds of one batch.
 """
 
 import sys
@@ -11,10 +12,12 @@ import numpy as np
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
 
 torch.set_num_threads(1)
-batches, batch_size, *patch = map(int, sys.argv[1:])
-shape = (160, 192, 176)
+trainer = {"nnUNetTrainer": nnUNetTrainer, "nnUNetTrainerDA5": nnUNetTrainerDA5}[sys.argv[1]]
+batches, batch_size, *sizes = map(int, sys.argv[2:])
+shape, patch = sizes[:3], sizes[3:]
 z, y, x = np.indices(shape)
 random = np.random.RandomState(0)
 data = (np.sin(z / 3) + np.cos(y / 4) * np.sin(x / 5) + random.rand(*shape)).astype(np.float32)[None]
@@ -33,9 +36,9 @@ class Cases:
 configuration = SimpleNamespace(configuration_manager=SimpleNamespace(patch_size=patch),
                                 print_to_log_file=lambda *_: None)
 rotation, dummy, initial, axes = \
-    nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size(configuration)
-scales = [[1, 1, 1], [0.5] * 3, [0.25] * 3, [0.125] * 3, [0.0625] * 3]
-transforms = nnUNetTrainer.get_training_transforms(patch, rotation, scales, axes, dummy)
+    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size(configuration)
+scales = [[0.5 ** i] * len(patch) for i in range(5)]
+transforms = trainer.get_training_transforms(patch, rotation, scales, axes, dummy)
 labels = SimpleNamespace(all_labels=[0, 1, 2], has_ignore_label=False)
 loader = nnUNetDataLoader(Cases, batch_size, initial, patch, labels, 0.33, transforms=transforms)
 np.random.seed(1)

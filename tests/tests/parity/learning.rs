@@ -263,10 +263,7 @@ fn trainer(training: &Value, numbers: &mut Numbers, folder: &Path) -> (Trainer, 
         plans: Plans::from_value(&plans).unwrap(),
         configuration: "c".into(),
         dataset_json: DatasetJson::parse(&dataset.to_string()).unwrap(),
-        variant: TrainerVariant {
-            augmentation: false,
-            ..*TrainerVariant::by_name("nnUNetTrainerNoDA").unwrap()
-        },
+        variant: *TrainerVariant::by_name("nnUNetTrainerNoDA").unwrap(),
         device: Device::Cpu,
         seed: 1,
         site: "site".into(),

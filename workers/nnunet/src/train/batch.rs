@@ -2,7 +2,7 @@
 
 use super::{
     augment::{
-        AugmentationSettings, Drawn, Sample,
+        Augmentation, AugmentationSettings, Drawn, Sample,
         random::{SampleKey, integer},
         target,
     },
@@ -124,7 +124,7 @@ impl BatchSource {
             Split::Validation => (
                 &self.validation,
                 AugmentationSettings {
-                    random: false,
+                    augmentation: Augmentation::None,
                     ..augmentation.clone()
                 },
                 "validation-batch",
@@ -351,6 +351,34 @@ mod tests {
                 let source = BatchSource::new(settings(patch, 1), cases(4, 2), cases(2, 2)).unwrap();
                 assert_eq!(one[5], source.batch(split, 3, 5).unwrap());
                 assert!(one.windows(2).all(|pair| pair[0].data != pair[1].data));
+            }
+        }
+    }
+
+    #[test]
+    fn the_heavy_augmentation_takes_any_patch_and_any_number_of_threads() {
+        // Short axes too, at which Python stops.
+        for patch in [
+            &[20, 20, 16][..],
+            &[24, 24],
+            &[8, 30, 30],
+            &[3, 5, 4],
+            &[1, 2, 2],
+            &[7, 2],
+        ] {
+            let heavy = |threads| {
+                let mut settings = settings(patch, threads);
+                settings.augmentation.augmentation = Augmentation::Heavy;
+                settings.augmentation.regions = Some(vec![vec![1, 2], vec![2]]);
+                settings.augmentation.ignore_label = Some(3);
+                settings.augmentation.deep_supervision_scales = None;
+                settings
+            };
+            let one = batches(heavy(1), Split::Train, 20);
+            assert_eq!(one, batches(heavy(4), Split::Train, 20));
+            for batch in one {
+                assert_eq!(batch.targets[0].shape[1], 3);
+                assert!(batch.data.iter().all(|v| v.is_finite()));
             }
         }
     }

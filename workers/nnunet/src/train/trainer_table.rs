@@ -1,12 +1,16 @@
 //! nnU-Net's trainers by name: what each changes, as values. Names of nnunetv2/training/nnUNetTrainer.
 
 use super::{
-    augment::{AugmentationSettings, SegInterpolation},
+    augment::{Augmentation, AugmentationSettings, SegInterpolation},
     loader::Oversampling,
     loss::LossKind,
     schedule::Schedule,
 };
 use crate::{Error, Result};
+
+mod nearest_name;
+
+use nearest_name::nearest_name;
 
 /// The axes that training mirrors and that prediction may mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +63,14 @@ pub struct TrainerVariant {
     pub deep_supervision: bool,
     /// Mirrored axes.
     pub mirroring: Mirroring,
-    /// False: no random augmentation at all.
-    pub augmentation: bool,
+    /// The random augmentation.
+    pub augmentation: Augmentation,
     /// Whether thin patches are rotated within slices only.
     pub dummy_2d: bool,
     /// How the segmentation is rotated and scaled.
     pub seg_interpolation: SegInterpolation,
+    /// Whether the image takes the nearest voxel too.
+    pub nearest_image: bool,
     /// How foreground is oversampled.
     pub foreground: Foreground,
     /// Patches in a batch, where not those of the plans.
@@ -79,9 +85,10 @@ const DEFAULT: TrainerVariant = TrainerVariant {
     loss: LossKind::DiceAndCrossEntropy { smooth: 1e-5 },
     deep_supervision: true,
     mirroring: Mirroring::All,
-    augmentation: true,
+    augmentation: Augmentation::Default,
     dummy_2d: true,
     seg_interpolation: SegInterpolation::Linear,
+    nearest_image: false,
     foreground: Foreground::LastThird,
     batch_size: None,
 };
@@ -107,6 +114,16 @@ const fn nearest(name: &'static str, mirroring: Mirroring) -> TrainerVariant {
     TrainerVariant {
         name,
         seg_interpolation: SegInterpolation::Nearest,
+        mirroring,
+        ..DEFAULT
+    }
+}
+
+const fn heavy(name: &'static str, epochs: usize, mirroring: Mirroring) -> TrainerVariant {
+    TrainerVariant {
+        name,
+        epochs,
+        augmentation: Augmentation::Heavy,
         mirroring,
         ..DEFAULT
     }
@@ -156,7 +173,7 @@ pub const TRAINS: &[TrainerVariant] = &[
     nearest("nnUNetTrainer_DASegOrd0_NoMirroring", Mirroring::None),
     TrainerVariant {
         name: "nnUNetTrainerNoDA",
-        augmentation: false,
+        augmentation: Augmentation::None,
         mirroring: Mirroring::None,
         ..DEFAULT
     },
@@ -164,6 +181,18 @@ pub const TRAINS: &[TrainerVariant] = &[
         name: "nnUNetTrainer_noDummy2DDA",
         dummy_2d: false,
         ..DEFAULT
+    },
+    heavy("nnUNetTrainerDA5", 1000, Mirroring::All),
+    heavy("nnUNetTrainerDA5_10epochs", 10, Mirroring::All),
+    heavy("nnUNetTrainer_onlyMirror01_DA5", 1000, Mirroring::AllButLast),
+    TrainerVariant {
+        seg_interpolation: SegInterpolation::Nearest,
+        ..heavy("nnUNetTrainerDA5Segord0", 1000, Mirroring::All)
+    },
+    TrainerVariant {
+        seg_interpolation: SegInterpolation::Nearest,
+        nearest_image: true,
+        ..heavy("nnUNetTrainerDA5ord0", 1000, Mirroring::All)
     },
     loss("nnUNetTrainerCELoss", 1000, LossKind::CrossEntropy),
     loss("nnUNetTrainerCELoss_5epochs", 5, LossKind::CrossEntropy),
@@ -230,11 +259,6 @@ pub const TRAINS: &[TrainerVariant] = &[
 
 /// nnU-Net's trainers that do not train here, with the reason.
 pub const REFUSED: &[(&str, &str)] = &[
-    ("nnUNetTrainer_onlyMirror01_DA5", HEAVY),
-    ("nnUNetTrainerDA5", HEAVY),
-    ("nnUNetTrainerDA5ord0", HEAVY),
-    ("nnUNetTrainerDA5Segord0", HEAVY),
-    ("nnUNetTrainerDA5_10epochs", HEAVY),
     ("nnUNetTrainerAdam", ADAM),
     ("nnUNetTrainerAdam1en3", ADAM),
     ("nnUNetTrainerAdam3en4", ADAM),
@@ -270,7 +294,6 @@ pub const REFUSED: &[(&str, &str)] = &[
     ("_Primus_L_48_BS1", PRIMUS),
 ];
 
-const HEAVY: &str = "its augmentation is not supported yet";
 const ADAM: &str = "its optimiser is not supported yet";
 const BENCHMARK: &str = "it measures Python nnU-Net's speed and writes no checkpoint";
 const PRIMUS: &str = "transformers are not supported";
@@ -308,8 +331,9 @@ impl TrainerVariant {
         if !self.dummy_2d {
             settings = settings.without_dummy_2d();
         }
-        settings.random = self.augmentation;
+        settings.augmentation = self.augmentation;
         settings.seg_interpolation = self.seg_interpolation;
+        settings.nearest_image = self.nearest_image;
         settings.mirror_axes = self.mirroring.axes(patch_size.len()).unwrap_or_default();
         Ok(settings)
     }
@@ -324,28 +348,6 @@ impl TrainerVariant {
             Foreground::Probability(rate) => Oversampling::Probabilistic(rate),
         }
     }
-}
-
-fn nearest_name(name: &str) -> &'static str {
-    TrainerVariant::all_names()
-        .min_by_key(|known| edits(name, known))
-        .unwrap_or(DEFAULT.name)
-}
-
-/// Levenshtein's distance, without regard to case.
-fn edits(a: &str, b: &str) -> usize {
-    let (a, b) = (a.to_ascii_lowercase(), b.to_ascii_lowercase());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::{
     patch::Patch,
-    random::{chance, uniform},
+    random::{some_channels, uniform},
     wide::wide,
 };
 use rand_chacha::ChaCha8Rng;
@@ -19,21 +19,24 @@ pub struct Blur {
 impl Blur {
     /// Each channel with probability 0.5, each axis uniform in 0.5..1.
     pub fn draw(channels: usize, is_2d: bool, random: &mut ChaCha8Rng) -> Self {
-        let chosen: Vec<bool> = (0..channels).map(|_| chance(random, 0.5)).collect();
-        let sigmas = chosen
-            .into_iter()
-            .map(|chosen| {
-                chosen.then(|| {
-                    std::array::from_fn(|d| {
-                        if is_2d && d == 0 {
-                            0.0
-                        } else {
-                            uniform(random, 0.5, 1.0)
-                        }
-                    })
-                })
+        let sigmas = some_channels(channels, random, |random| {
+            std::array::from_fn(|d| {
+                if is_2d && d == 0 {
+                    0.0
+                } else {
+                    uniform(random, 0.5, 1.0)
+                }
             })
-            .collect();
+        });
+        Blur { sigmas }
+    }
+
+    /// As the heavy augmentation draws: each channel with probability 0.5, uniform in 0.3..1.5 for all axes.
+    pub fn draw_wide(channels: usize, is_2d: bool, random: &mut ChaCha8Rng) -> Self {
+        let sigmas = some_channels(channels, random, |random| {
+            let sigma = uniform(random, 0.3, 1.5);
+            [if is_2d { 0.0 } else { sigma }, sigma, sigma]
+        });
         Blur { sigmas }
     }
 
@@ -111,13 +114,14 @@ fn reflected(i: i64, n: usize) -> usize {
     i.min(period - i) as usize
 }
 
-/// `to` = sum over j of `kernel[j] * from(j)`, for kernels of 1, 3, 5, 7 and any other size.
+/// `to` = sum over j of `kernel[j] * from(j)`, for kernels of 1, 3, 5, 7, 9 and any other size.
 fn weighted<'a>(to: &mut [f32], kernel: &[f32], from: impl Fn(usize) -> &'a [f32]) {
     match kernel.len() {
         1 => to.copy_from_slice(from(0)),
         3 => weighted_rows::<3>(to, kernel, &std::array::from_fn(&from)),
         5 => weighted_rows::<5>(to, kernel, &std::array::from_fn(&from)),
         7 => weighted_rows::<7>(to, kernel, &std::array::from_fn(&from)),
+        9 => weighted_rows::<9>(to, kernel, &std::array::from_fn(&from)),
         _ => {
             to.fill(0.0);
             for (j, weight) in kernel.iter().enumerate() {
@@ -148,12 +152,12 @@ mod tests {
 
     #[test]
     fn kernels_have_nnunets_sizes() {
-        // Python: [_compute_kernel_size(s, 6) for s in (.5, .58, .6, .75, .9, .95, 1.)]
-        let sizes: Vec<usize> = [0.5, 0.58, 0.6, 0.75, 0.9, 0.95, 1.0]
+        // Python: [_compute_kernel_size(s, 6) for s in (.3, .5, .58, .6, .75, .9, .95, 1., 1.5)]
+        let sizes: Vec<usize> = [0.3, 0.5, 0.58, 0.6, 0.75, 0.9, 0.95, 1.0, 1.5]
             .iter()
             .map(|&s| kernel(s).len())
             .collect();
-        assert_eq!(sizes, [3, 3, 5, 5, 5, 7, 7]);
+        assert_eq!(sizes, [3, 3, 3, 5, 5, 5, 7, 7, 9]);
         assert!((kernel(0.7).iter().sum::<f32>() - 1.0).abs() < 1e-6);
     }
 

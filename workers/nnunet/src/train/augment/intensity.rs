@@ -1,46 +1,81 @@
 //! Brightness, contrast and gamma (batchgeneratorsv2 `transforms/intensity`).
 
-use super::{patch::Patch, random::around_one, statistics::Statistics, wide::wide};
+use super::{
+    patch::Patch,
+    random::{around_one, some_channels},
+    statistics::Statistics,
+    wide::wide,
+};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-/// A factor per channel.
+/// A number per channel; None leaves the channel alone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Factors(pub Vec<f32>);
+pub struct PerChannel(pub Vec<Option<f32>>);
 
-impl Factors {
+impl PerChannel {
     /// One factor per channel: a coin flip between `[low, 1)` and `[1, high)`.
-    pub fn draw(channels: usize, low: f64, high: f64, random: &mut ChaCha8Rng) -> Self {
-        Factors(
+    pub fn around_one(channels: usize, low: f64, high: f64, random: &mut ChaCha8Rng) -> Self {
+        PerChannel(
             (0..channels)
-                .map(|_| around_one(random, low, high) as f32)
+                .map(|_| Some(around_one(random, low, high) as f32))
                 .collect(),
         )
+    }
+
+    /// A number for each channel with probability 0.5.
+    pub fn some(
+        channels: usize,
+        random: &mut ChaCha8Rng,
+        mut draw: impl FnMut(&mut ChaCha8Rng) -> f64,
+    ) -> Self {
+        PerChannel(some_channels(channels, random, |random| draw(random) as f32))
+    }
+
+    /// The channels that are not left alone, with their numbers.
+    pub(super) fn chosen(&self) -> impl Iterator<Item = (usize, f32)> {
+        self.0
+            .iter()
+            .enumerate()
+            .filter_map(|(c, value)| Some((c, (*value)?)))
     }
 }
 
 /// Multiplies each channel by its factor (`MultiplicativeBrightnessTransform`).
-pub fn brightness(patch: &mut Patch, factors: &Factors) {
-    for (c, &factor) in factors.0.iter().enumerate() {
+pub fn brightness(patch: &mut Patch, factors: &PerChannel) {
+    for (c, factor) in factors.chosen() {
         patch.channel(c).iter_mut().for_each(|v| *v *= factor);
     }
 }
 
-/// Stretches each channel about its mean by its factor, within its range (`ContrastTransform`, preserve_range).
-pub fn contrast(patch: &mut Patch, factors: &Factors) {
-    for (c, &factor) in factors.0.iter().enumerate() {
+/// Adds its summand to each channel (`BrightnessAdditiveTransform`).
+pub fn shift(patch: &mut Patch, summands: &PerChannel) {
+    for (c, summand) in summands.chosen() {
+        patch.channel(c).iter_mut().for_each(|v| *v += summand);
+    }
+}
+
+/// Stretches each channel about its mean by its factor, within its range where `keep_range`
+/// (`ContrastTransform`).
+pub fn contrast(patch: &mut Patch, factors: &PerChannel, keep_range: bool) {
+    for (c, factor) in factors.chosen() {
         let values = patch.channel(c);
         let before = Statistics::of(values);
-        stretch(values, before.mean(), factor, before.min, before.max);
+        let (low, high) = if keep_range {
+            (before.min, before.max)
+        } else {
+            (f32::NEG_INFINITY, f32::INFINITY)
+        };
+        stretch(values, before.mean(), factor, low, high);
     }
 }
 
 /// Raises each channel, scaled to 0..1, to the power of its factor, and restores mean and deviation
 /// (`GammaTransform`, p_retain_stats 1). `inverted` does so to the negated image.
-pub fn gamma(patch: &mut Patch, exponents: &Factors, inverted: bool) {
+pub fn gamma(patch: &mut Patch, exponents: &PerChannel, inverted: bool) {
     const EPSILON: f32 = 1e-7;
     let sign = if inverted { -1.0 } else { 1.0 };
-    for (c, &exponent) in exponents.0.iter().enumerate() {
+    for (c, exponent) in exponents.chosen() {
         let values = patch.channel(c);
         let before = Statistics::of(values);
         let before = if inverted { before.negated() } else { before };
@@ -83,7 +118,7 @@ wide! {
 
 /// `x` to the power of `exponent` for x in 0..1, within 3e-7: the library's pow does not vectorise.
 #[inline(always)]
-fn pow_unit(x: f32, exponent: f32) -> f32 {
+pub(super) fn pow_unit(x: f32, exponent: f32) -> f32 {
     let power = exp2(exponent * log2(x));
     if x < f32::MIN_POSITIVE { 0.0 } else { power }
 }
@@ -146,7 +181,7 @@ mod tests {
     #[test]
     fn the_power_is_within_3e_7() {
         let mut worst = 0f64;
-        for exponent in [0.7f32, 0.83, 1.0, 1.2, 1.5] {
+        for exponent in [0.01f32, 0.3, 0.7, 0.83, 1.0, 1.2, 1.5, 4.0] {
             for i in 0..=100_000 {
                 let x = i as f32 / 100_000.0;
                 worst = worst
@@ -168,8 +203,8 @@ mod tests {
             channels: 1,
             size: [2, 2, 2],
         };
-        gamma(&mut patch, &Factors(vec![0.8]), true);
-        contrast(&mut patch, &Factors(vec![1.2]));
+        gamma(&mut patch, &PerChannel(vec![Some(0.8)]), true);
+        contrast(&mut patch, &PerChannel(vec![Some(1.2)]), true);
         assert_eq!(patch.data, vec![3.0; 8]);
     }
 }

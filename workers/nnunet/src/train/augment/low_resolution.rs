@@ -2,7 +2,7 @@
 
 use super::{
     patch::Patch,
-    random::{chance, uniform},
+    random::{some_channels, uniform},
     wide::wide,
 };
 use rand_chacha::ChaCha8Rng;
@@ -16,19 +16,13 @@ pub struct LowResolution {
 }
 
 impl LowResolution {
-    /// Each channel with probability 0.5, one scale in 0.5..1 for all its axes, or for y and x alone where
+    /// Each channel with probability 0.5, one scale in `least`..1 for all its axes, or for y and x alone where
     /// `keep_z` (2D, dummy 2D).
-    pub fn draw(channels: usize, keep_z: bool, random: &mut ChaCha8Rng) -> Self {
-        let chosen: Vec<bool> = (0..channels).map(|_| chance(random, 0.5)).collect();
-        let scales = chosen
-            .into_iter()
-            .map(|chosen| {
-                chosen.then(|| {
-                    let scale = uniform(random, 0.5, 1.0) as f32;
-                    [if keep_z { 1.0 } else { scale }, scale, scale]
-                })
-            })
-            .collect();
+    pub fn draw(channels: usize, keep_z: bool, least: f64, random: &mut ChaCha8Rng) -> Self {
+        let scales = some_channels(channels, random, |random| {
+            let scale = uniform(random, least, 1.0) as f32;
+            [if keep_z { 1.0 } else { scale }, scale, scale]
+        });
         LowResolution { scales }
     }
 
@@ -37,7 +31,8 @@ impl LowResolution {
         let size = patch.size;
         for (c, scales) in self.scales.iter().enumerate() {
             let Some(scales) = scales else { continue };
-            let coarse: [usize; 3] = std::array::from_fn(|d| scaled(size[d], f64::from(scales[d])));
+            // An axis of one or two voxels may round to none, where Python stops with an error.
+            let coarse: [usize; 3] = std::array::from_fn(|d| scaled(size[d], f64::from(scales[d])).max(1));
             coarsen(patch.channel(c), size, coarse);
         }
     }

@@ -2,6 +2,7 @@
 
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
 use sha2::{Digest, Sha256};
 
 /// What a sample's random numbers are a function of. Threads, clocks and other samples have no part in it.
@@ -59,6 +60,24 @@ pub fn around_one(random: &mut ChaCha8Rng, low: f64, high: f64) -> f64 {
     } else {
         uniform(random, low.max(1.0), high)
     }
+}
+
+/// Normal about 0.
+pub fn normal(random: &mut ChaCha8Rng, deviation: f64) -> f64 {
+    deviation * random.sample::<f64, _>(StandardNormal)
+}
+
+/// Something for each channel with probability 0.5, None for the others.
+pub fn some_channels<T>(
+    channels: usize,
+    random: &mut ChaCha8Rng,
+    mut draw: impl FnMut(&mut ChaCha8Rng) -> T,
+) -> Vec<Option<T>> {
+    let chosen: Vec<bool> = (0..channels).map(|_| chance(random, 0.5)).collect();
+    chosen
+        .into_iter()
+        .map(|chosen| chosen.then(|| draw(random)))
+        .collect()
 }
 
 /// A fresh seed for a field of numbers, such as the noise of a patch.

@@ -189,15 +189,15 @@ impl Source {
         }
     }
 
-    /// The label of the nearest voxel along a row; halves go to the even coordinate.
-    pub(super) fn nearest_labels(&self, row: &Row, from: &[i16], to: &mut [i16]) {
+    /// The nearest voxel along a row; halves go to the even coordinate.
+    pub(super) fn nearest<T: Copy>(&self, row: &Row, from: &[T], to: &mut [T], outside: T) {
         for (i, to) in to.iter_mut().enumerate() {
             let [z, y, x] =
                 std::array::from_fn(|d| row.position[d][i].round_ties_even() as i32 + self.start[d]);
             *to = if self.exists(z, y, x) {
                 from[self.index(z, y, x)]
             } else {
-                -1
+                outside
             };
         }
     }

@@ -12,6 +12,17 @@ pub enum SegInterpolation {
     Nearest,
 }
 
+/// Which random transforms there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Augmentation {
+    /// None at all (`nnUNetTrainerNoDA`, and validation); the patch is then cut at its final size.
+    None,
+    /// nnU-Net's default.
+    Default,
+    /// Those of `nnUNetTrainerDA5`.
+    Heavy,
+}
+
 /// The settings of the augmentation. [`AugmentationSettings::new`] gives nnU-Net's default for a patch size.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AugmentationSettings {
@@ -19,14 +30,16 @@ pub struct AugmentationSettings {
     pub patch_size: [usize; 3],
     /// A 2D configuration: transforms leave z alone and the batch has no z axis.
     pub is_2d: bool,
-    /// False leaves out all random transforms (`nnUNetTrainerNoDA`); the patch is then cut at its final size.
-    pub random: bool,
+    /// The random transforms.
+    pub augmentation: Augmentation,
     /// Rotations are uniform in +- this angle, in radians.
     pub rotation: f64,
     /// Rotate and scale within slices only, for patches much thinner than wide.
     pub dummy_2d: bool,
     /// How the segmentation is rotated and scaled.
     pub seg_interpolation: SegInterpolation,
+    /// Whether the image takes the nearest voxel too (`nnUNetTrainerDA5ord0`), where it is else bilinear.
+    pub nearest_image: bool,
     /// The spatial axes that may be mirrored, in nnU-Net's numbering of the patch (0 is z in 3D, y in 2D).
     pub mirror_axes: Vec<usize>,
     /// Per channel: normalised inside the nonzero mask, so zeroed where the segmentation is negative.
@@ -80,10 +93,11 @@ impl AugmentationSettings {
         Ok(AugmentationSettings {
             patch_size: size,
             is_2d: patch_size.len() == 2,
-            random: true,
+            augmentation: Augmentation::Default,
             rotation,
             dummy_2d,
             seg_interpolation: SegInterpolation::Linear,
+            nearest_image: false,
             mirror_axes,
             use_mask_for_norm: Vec::new(),
             regions: None,
@@ -115,11 +129,13 @@ impl AugmentationSettings {
     }
 
     /// The size (z, y, x) that is cut from a case for training, before rotation and scaling.
-    /// `compute_initial_patch_size.get_patch_size` with its (0.85, 1.25).
+    /// `compute_initial_patch_size.get_patch_size` with the trainer's least scale, which is not that of the scaling.
     pub fn initial_patch_size(&self) -> [usize; 3] {
-        if !self.random {
-            return self.patch_size;
-        }
+        let least_scale = match self.augmentation {
+            Augmentation::None => return self.patch_size,
+            Augmentation::Default => 0.85,
+            Augmentation::Heavy => 0.7,
+        };
         let (sin, cos) = self.rotation.min(std::f64::consts::FRAC_PI_2).sin_cos();
         let [z, y, x] = self.patch_size.map(|s| s as f64);
         let mut size = [z, y, x];
@@ -136,7 +152,7 @@ impl AugmentationSettings {
             grow([z * cos - x * sin, y, z * sin + x * cos]);
             grow([z * cos + y * sin, -z * sin + y * cos, x]);
         }
-        let mut size = size.map(|s| (s / 0.85) as usize);
+        let mut size = size.map(|s| (s / least_scale) as usize);
         if self.is_2d {
             size[0] = 1;
         } else if self.dummy_2d {
@@ -199,6 +215,24 @@ mod tests {
     }
 
     #[test]
+    fn the_heavy_augmentation_starts_from_larger_patches() {
+        // Python: get_patch_size(patch, *3 * (+-rotation), (0.7, 1.43)), initial[0] = patch[0] in dummy 2D.
+        for (patch, initial) in [
+            (&[40, 56, 40][..], [89, 97, 78]),
+            (&[128, 128, 128], [249, 249, 249]),
+            (&[20, 320, 256], [20, 457, 457]),
+            (&[56, 40], [1, 80, 80]),
+            (&[512, 512], [1, 731, 731]),
+        ] {
+            let settings = AugmentationSettings {
+                augmentation: Augmentation::Heavy,
+                ..AugmentationSettings::new(patch).unwrap()
+            };
+            assert_eq!(settings.initial_patch_size(), initial, "{patch:?}");
+        }
+    }
+
+    #[test]
     fn variants_are_values() {
         let thin = AugmentationSettings::new(&[20, 320, 256]).unwrap();
         assert!(thin.dummy_2d && thin.rotation > 3.0);
@@ -206,7 +240,7 @@ mod tests {
         assert!(!turned.dummy_2d && (turned.rotation.to_degrees() - 30.0).abs() < 1e-9);
         assert!(turned.initial_patch_size()[0] > 20);
         let still = AugmentationSettings {
-            random: false,
+            augmentation: Augmentation::None,
             ..thin
         };
         assert_eq!(still.initial_patch_size(), [20, 320, 256]);

@@ -4,7 +4,7 @@
 //! Coordinates are computed in f32 in torch's order of operations, so that labels come out the same.
 
 use super::{
-    AugmentationSettings, SegInterpolation,
+    Augmentation, AugmentationSettings, SegInterpolation,
     patch::Patch,
     random::{chance, uniform},
     sampling::{Reach, Row, Source},
@@ -25,15 +25,18 @@ pub struct Spatial {
 
 impl Spatial {
     /// Rotation with probability 0.2, its angles independent per axis; scale with probability 0.2, uniform in
-    /// 0.7..1.4 and the same for all axes. None where neither is drawn.
+    /// 0.7..1.4 and the same for all axes. Heavy: rotation with probability 0.4, then about each axis with 0.5;
+    /// scale uniform in 0.7..1.43, another for each axis. None where neither is drawn.
     pub fn draw(settings: &AugmentationSettings, random: &mut ChaCha8Rng) -> Option<Self> {
         let planar = settings.is_2d || settings.dummy_2d;
-        let (rotate, rescale) = (chance(random, 0.2), chance(random, 0.2));
+        let heavy = settings.augmentation == Augmentation::Heavy;
+        let rotate = chance(random, if heavy { 0.4 } else { 0.2 });
+        let rescale = chance(random, 0.2);
         if !rotate && !rescale {
             return None;
         }
         let mut angle = || {
-            if rotate {
+            if rotate && (!heavy || chance(random, 0.5)) {
                 uniform(random, -settings.rotation, settings.rotation)
             } else {
                 0.0
@@ -44,40 +47,48 @@ impl Spatial {
         } else {
             [angle(), angle(), angle()]
         };
-        let scale = if rescale { uniform(random, 0.7, 1.4) } else { 1.0 };
+        let scales = match (rescale, heavy) {
+            (false, _) => [1.0; 3],
+            (true, false) => [uniform(random, 0.7, 1.4); 3],
+            (true, true) => std::array::from_fn(|_| uniform(random, 0.7, 1.43)),
+        };
         Some(if planar {
-            Spatial::in_plane(angles[2], scale)
+            Spatial::in_plane(angles[2], [scales[1], scales[2]])
         } else {
-            Spatial::new(angles, scale)
+            Spatial::new(angles, scales)
         })
     }
 
     /// `create_affine_matrix_3d`: Rz Ry Rx S. Larger scales make objects smaller.
-    pub fn new(angles: [f64; 3], scale: f64) -> Self {
+    pub fn new(angles: [f64; 3], scales: [f64; 3]) -> Self {
         let [(sx, cx), (sy, cy), (sz, cz)] = angles.map(f64::sin_cos);
         let rx = [[1.0, 0.0, 0.0], [0.0, cx, -sx], [0.0, sx, cx]];
         let ry = [[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]];
         let rz = [[cz, -sz, 0.0], [sz, cz, 0.0], [0.0, 0.0, 1.0]];
         let rotation = product(product(rz, ry), rx);
         Spatial {
-            matrix: rotation.map(|row| row.map(|v| (v * scale) as f32)),
+            matrix: rotation.map(|row| std::array::from_fn(|d| (row[d] * scales[d]) as f32)),
             planar: false,
         }
     }
 
-    /// `create_affine_matrix_2d`: R S within slices.
-    pub fn in_plane(angle: f64, scale: f64) -> Self {
+    /// `create_affine_matrix_2d`: R S within slices, for scales along y and x.
+    pub fn in_plane(angle: f64, [sy, sx]: [f64; 2]) -> Self {
         let (s, c) = angle.sin_cos();
-        let [c, s] = [c * scale, s * scale].map(|v| v as f32);
         Spatial {
-            matrix: [[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]],
+            matrix: [
+                [1.0, 0.0, 0.0],
+                [0.0, (c * sy) as f32, (-s * sx) as f32],
+                [0.0, (s * sy) as f32, (c * sx) as f32],
+            ],
             planar: true,
         }
     }
 
-    /// Samples a patch of `size` (z, y, x) from `window`, the initial patch.
+    /// Samples the final patch from `window`, the initial patch.
     /// Outside of it the image is 0 and the segmentation -1, a label like any other.
-    pub fn apply(&self, window: &Window, size: [usize; 3], interpolation: SegInterpolation) -> Patch {
+    pub fn apply(&self, window: &Window, settings: &AugmentationSettings) -> Patch {
+        let size = settings.patch_size;
         let voxels: usize = size.iter().product();
         let mut patch = Patch {
             data: vec![0.0; voxels * window.channels],
@@ -100,14 +111,18 @@ impl Spatial {
                 for c in 0..window.channels {
                     let from = &window.data[c * volume..(c + 1) * volume];
                     let to = &mut patch.data[c * voxels + at..][..size[2]];
-                    source.image(&row, from, to, self.planar, reach);
+                    if settings.nearest_image {
+                        source.nearest(&row, from, to, 0.0);
+                    } else {
+                        source.image(&row, from, to, self.planar, reach);
+                    }
                 }
                 let to = &mut patch.seg[at..][..size[2]];
-                match interpolation {
+                match settings.seg_interpolation {
                     SegInterpolation::Linear => {
                         source.labels(&row, window.seg, to, self.planar, padded, reach)
                     }
-                    SegInterpolation::Nearest => source.nearest_labels(&row, window.seg, to),
+                    SegInterpolation::Nearest => source.nearest(&row, window.seg, to, -1),
                 }
             }
         }
@@ -202,8 +217,17 @@ mod tests {
         let (mut expected, mut labels) = (vec![0.0; 6 * 8 * 4], vec![0; 6 * 8 * 4]);
         centre.read_data(&mut expected);
         centre.read_seg(&mut labels);
-        for interpolation in [SegInterpolation::Linear, SegInterpolation::Nearest] {
-            let patch = Spatial::new([0.0; 3], 1.0).apply(&window, size, interpolation);
+        for (seg_interpolation, nearest_image) in [
+            (SegInterpolation::Linear, false),
+            (SegInterpolation::Nearest, false),
+            (SegInterpolation::Nearest, true),
+        ] {
+            let settings = AugmentationSettings {
+                seg_interpolation,
+                nearest_image,
+                ..AugmentationSettings::new(&size).unwrap()
+            };
+            let patch = Spatial::new([0.0; 3], [1.0; 3]).apply(&window, &settings);
             assert_eq!(patch.seg, labels);
             assert!(
                 patch
@@ -226,11 +250,8 @@ mod tests {
             start: [4, 2, 2],
             size: [1, 6, 6],
         };
-        let turned = Spatial::in_plane(std::f64::consts::FRAC_PI_2, 1.0).apply(
-            &window,
-            [1, 6, 6],
-            SegInterpolation::Linear,
-        );
+        let settings = AugmentationSettings::new(&[6, 6]).unwrap();
+        let turned = Spatial::in_plane(std::f64::consts::FRAC_PI_2, [1.0; 2]).apply(&window, &settings);
         let mut labels = vec![0; 36];
         window.read_seg(&mut labels);
         for y in 0..6 {

@@ -37,6 +37,8 @@ pub struct Federation {
     #[serde(deserialize_with = "lax::u32")]
     #[schemars(range(min = 1))]
     pub val_iterations_per_epoch: u32,
+    /// Whether networks compute in bfloat16; weights, gradients and losses stay in float32.
+    pub bfloat16: bool,
     /// Cases in a shard of fingerprint, preprocess and infer.
     #[serde(deserialize_with = "lax::u32")]
     #[schemars(range(min = 1))]
@@ -71,6 +73,7 @@ impl Default for Federation {
             plans: None,
             iterations_per_epoch: 250,
             val_iterations_per_epoch: 50,
+            bfloat16: false,
             shard_cases: 32,
             weighting: Weighting::default(),
             momentum: Momentum::default(),

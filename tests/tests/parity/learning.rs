@@ -271,6 +271,7 @@ fn trainer(training: &Value, numbers: &mut Numbers, folder: &Path) -> (Trainer, 
         val_iterations_per_epoch: 1,
         total_epochs: number("total_epochs"),
         threads: 2,
+        bfloat16: false,
         loader_threads: 1,
     };
     let case = Patch {

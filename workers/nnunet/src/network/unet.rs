@@ -1,6 +1,6 @@
 //! The forward pass on libtorch.
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{
     Layout, StateDict,
@@ -16,6 +16,8 @@ pub struct UNet {
     layout: Layout,
     parameters: Vec<Tensor>,
     device: Device,
+    /// What the layers compute in.
+    kind: Kind,
 }
 
 impl UNet {
@@ -31,7 +33,15 @@ impl UNet {
             layout,
             parameters,
             device,
+            kind: Kind::Float,
         })
+    }
+
+    /// Whether the layers compute in bfloat16. Parameters, their gradients and the outputs stay in float32, and so do
+    /// the sums inside a layer.
+    pub fn in_bfloat16(mut self, on: bool) -> Self {
+        self.kind = if on { Kind::BFloat16 } else { Kind::Float };
+        self
     }
 
     /// What the network consists of.
@@ -69,7 +79,11 @@ impl UNet {
 
     /// Replaces all weights. Fails, changing nothing, unless they are exactly the layout's and finite.
     pub fn load(&mut self, weights: &StateDict) -> Result<()> {
-        *self = Self::new(self.layout.clone(), weights, self.device)?;
+        let kind = self.kind;
+        *self = Self {
+            kind,
+            ..Self::new(self.layout.clone(), weights, self.device)?
+        };
         Ok(())
     }
 
@@ -92,10 +106,10 @@ impl UNet {
     /// Logits of the `wanted` highest resolutions, full resolution first; at most [`Layout::outputs`].
     /// Heads that are not wanted are not computed, so they get no gradient.
     pub fn outputs(&self, input: &Tensor, wanted: usize) -> Result<Vec<Tensor>> {
-        let mut x = match &self.layout.stem {
-            Some(stem) => self.block(input, stem)?,
-            None => input.shallow_clone(),
-        };
+        let mut x = input.f_to_kind(self.kind)?;
+        if let Some(stem) = &self.layout.stem {
+            x = self.block(&x, stem)?;
+        }
         let mut skips = Vec::with_capacity(self.layout.encoder.len());
         for stage in &self.layout.encoder {
             match stage {
@@ -125,7 +139,7 @@ impl UNet {
                 x = self.block(&x, block)?;
             }
             if i + wanted >= stages {
-                outputs.push(self.bare(&x, &stage.head, false)?);
+                outputs.push(self.bare(&x, &stage.head, false)?.f_to_kind(Kind::Float)?);
             }
         }
         outputs.reverse();
@@ -184,15 +198,18 @@ impl UNet {
         padding: &[i64],
         transposed: bool,
     ) -> Result<Tensor> {
-        let (weight, bias) = (&self.parameters[weight], bias.map(|i| &self.parameters[i]));
+        let weight = &self.parameters[weight].f_to_kind(self.kind)?;
+        let bias = bias
+            .map(|i| self.parameters[i].f_to_kind(self.kind))
+            .transpose()?;
         let one = vec![1; self.layout.dimensions];
         let zero = vec![0; self.layout.dimensions];
         // The typed entry points, not `convolution`: only these are on autocast's list.
         Ok(match (self.layout.dimensions, transposed) {
-            (3, false) => x.f_conv3d(weight, bias, stride, padding, &one, 1)?,
-            (3, true) => x.f_conv_transpose3d(weight, bias, stride, padding, &zero, 1, &one)?,
-            (_, false) => x.f_conv2d(weight, bias, stride, padding, &one, 1)?,
-            (_, true) => x.f_conv_transpose2d(weight, bias, stride, padding, &zero, 1, &one)?,
+            (3, false) => x.f_conv3d(weight, bias.as_ref(), stride, padding, &one, 1)?,
+            (3, true) => x.f_conv_transpose3d(weight, bias.as_ref(), stride, padding, &zero, 1, &one)?,
+            (_, false) => x.f_conv2d(weight, bias.as_ref(), stride, padding, &one, 1)?,
+            (_, true) => x.f_conv_transpose2d(weight, bias.as_ref(), stride, padding, &zero, 1, &one)?,
         })
     }
 }

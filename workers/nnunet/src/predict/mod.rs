@@ -39,6 +39,8 @@ pub struct Settings {
     pub results_on_device: bool,
     /// Whether probabilities are written beside the segmentations.
     pub save_probabilities: bool,
+    /// Whether the network computes in bfloat16: faster where the processor has it, and a little less exact.
+    pub bfloat16: bool,
     /// The precision in which tiles are summed up.
     pub precision: Precision,
 }
@@ -60,6 +62,7 @@ impl Default for Settings {
             use_mirroring: true,
             results_on_device: true,
             save_probabilities: false,
+            bfloat16: false,
             precision: Precision::Half,
         }
     }

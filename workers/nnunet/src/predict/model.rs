@@ -175,11 +175,9 @@ impl Predictor {
     }
 
     fn add(&mut self, fold: FoldId, weights: &StateDict, device: Device) -> Result<()> {
-        self.networks.push(UNet::new(
-            self.model.layout.clone(),
-            weights,
-            torch_device(device)?,
-        )?);
+        let network = UNet::new(self.model.layout.clone(), weights, torch_device(device)?)?;
+        self.networks
+            .push(network.in_bfloat16(self.model.window.settings.bfloat16));
         self.model.folds.push(fold);
         Ok(())
     }

@@ -46,6 +46,8 @@ pub struct TrainerSettings {
     pub val_iterations_per_epoch: usize,
     /// All epochs of the training, over all rounds: the horizon of the learning rate.
     pub total_epochs: usize,
+    /// Whether the network computes in bfloat16; weights, gradients and loss stay in float32.
+    pub bfloat16: bool,
     /// Threads of one libtorch operation. Part of what decides the bytes.
     pub threads: usize,
     /// Background threads that make batches. No part in the bytes.
@@ -174,7 +176,7 @@ impl Trainer {
             train,
             validation,
         )?;
-        let network = UNet::new(layout, weights, device)?;
+        let network = UNet::new(layout, weights, device)?.in_bfloat16(settings.bfloat16);
         let classes = if regions { heads } else { heads - 1 };
         Ok(Self {
             network,
@@ -337,7 +339,7 @@ impl Trainer {
             let loss = self.loss.forward(&outputs, targets)?;
             Ok((outputs, loss))
         };
-        if matches!(self.network.device(), Device::Cuda(_)) {
+        if matches!(self.network.device(), Device::Cuda(_)) && !self.settings.bfloat16 {
             tch::autocast(true, run)
         } else {
             run()

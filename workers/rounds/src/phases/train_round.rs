@@ -153,6 +153,7 @@ fn trainer(
         iterations_per_epoch: federation.iterations_per_epoch as usize,
         val_iterations_per_epoch: federation.val_iterations_per_epoch as usize,
         total_epochs: total_epochs as usize,
+        bfloat16: federation.bfloat16,
         threads: site.settings.threads,
         loader_threads: site.settings.threads.min(8),
         configuration: payload.model_configuration.as_str().to_owned(),

@@ -173,6 +173,7 @@ fn trainer(experiment: &Experiment, state: &State) -> anyhow::Result<Trainer> {
         iterations_per_epoch: experiment.iterations,
         val_iterations_per_epoch: experiment.val_iterations,
         total_epochs: experiment.variant.epochs,
+        bfloat16: experiment.bfloat16,
         threads: experiment.threads,
         loader_threads: experiment.loader_threads,
     };

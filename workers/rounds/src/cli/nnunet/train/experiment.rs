@@ -58,6 +58,8 @@ pub struct Experiment {
     pub iterations: usize,
     /// Validation iterations of an epoch.
     pub val_iterations: usize,
+    /// Whether the network computes in bfloat16.
+    pub bfloat16: bool,
     /// Threads of libtorch.
     pub threads: usize,
     /// Threads that make batches.
@@ -125,6 +127,7 @@ impl Experiment {
             seed: command.seed,
             iterations: command.iterations as usize,
             val_iterations: command.val_iterations as usize,
+            bfloat16: command.bfloat16,
             // On an accelerator the processor's threads are the loader's, as in nnU-Net.
             threads: if command.device == Device::Cpu { cores } else { 1 },
             loader_threads: threads::loader_threads()?,
@@ -188,6 +191,7 @@ impl Experiment {
             "batch_size": variant.batch_size.unwrap_or(self.configuration.batch_size),
             "patch_size": self.configuration.patch_size,
             "seed": self.seed,
+            "bfloat16": self.bfloat16,
             "threads": self.threads,
             "loader_threads": self.loader_threads,
             "preprocessed_dataset_folder": self.cases,

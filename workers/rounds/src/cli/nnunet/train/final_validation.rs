@@ -39,6 +39,7 @@ pub fn run(experiment: &mut Experiment, weights: &StateDict) -> anyhow::Result<(
     };
     let settings = Settings {
         save_probabilities: experiment.probabilities,
+        bfloat16: experiment.bfloat16,
         ..Settings::default()
     };
     let predictor = Predictor::of_weights(model, experiment.fold, weights, experiment.device, settings)?;

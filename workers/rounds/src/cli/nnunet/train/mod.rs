@@ -70,6 +70,9 @@ pub struct Train {
     #[arg(long = "val-iterations-per-epoch", value_name = "N", default_value_t = 50,
           value_parser = clap::value_parser!(u32).range(1..))]
     val_iterations: u32,
+    /// The network computes in bfloat16, where the processor has it: faster; not in nnU-Net
+    #[arg(long = "bfloat16")]
+    bfloat16: bool,
     /// Seeds initial weights and every random draw; not in nnU-Net
     #[arg(long = "seed", value_name = "N", default_value_t = 0)]
     seed: u64,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     job::{Device, JobMessage},
     names::Phase,
-    task::{ArtifactRef, Failure, TaskInput},
+    task::{ArtifactRef, Failure, TaskInput, TaskKey},
 };
 
 /// One message on `rounds.job.<job>.>`: what a job's record consists of.
@@ -19,12 +19,16 @@ pub enum Event {
     Rejected(Rejected),
     /// On `rounds.job.<job>.release.<phase>.<round>.<pass>`.
     Released(Release),
-    /// On `rounds.job.<job>.end`.
+    /// On `rounds.job.<job>.deadline.<phase>.<round>.<pass>`, perhaps more than once.
+    DeadlinePassed(DeadlinePassed),
+    /// On `rounds.job.<job>.end.<resumes>`.
     Failed(Failed),
-    /// On `rounds.job.<job>.end`.
+    /// On `rounds.job.<job>.end.<resumes>`.
     Cancelled(Cancelled),
-    /// On `rounds.job.<job>.end`.
+    /// On `rounds.job.<job>.end.<resumes>`.
     Finished(Box<Finished>),
+    /// On `rounds.job.<job>.resume.<number>`.
+    Resumed(Resumed),
 }
 
 impl Event {
@@ -34,15 +38,27 @@ impl Event {
             Event::Accepted(event) => &event.job,
             Event::Rejected(event) => &event.job,
             Event::Released(event) => &event.job,
+            Event::DeadlinePassed(event) => &event.job,
+            Event::Resumed(event) => &event.job,
             Event::Failed(event) => &event.job,
             Event::Cancelled(event) => &event.job,
             Event::Finished(event) => &event.job,
         }
     }
 
-    /// True for the three events after which nothing of a job goes on.
+    /// Of an end, how often the job was resumed before; none for other events.
+    pub fn resumes(&self) -> Option<u32> {
+        match self {
+            Event::Failed(event) => Some(event.resumes),
+            Event::Cancelled(event) => Some(event.resumes),
+            Event::Finished(event) => Some(event.resumes),
+            _ => None,
+        }
+    }
+
+    /// True for the three events after which nothing of a job goes on, unless somebody resumes it.
     pub fn is_end(&self) -> bool {
-        matches!(self, Event::Failed(_) | Event::Cancelled(_) | Event::Finished(_))
+        self.resumes().is_some()
     }
 }
 
@@ -149,6 +165,46 @@ pub struct Release {
     pub pass: u32,
     /// Who works on it, sorted by site.
     pub work: Vec<SiteWork>,
+    /// Sites of the step before that this one goes on without: they were late, or failed for good. What they
+    /// make of that step counts nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
+    /// Until when the sites have time, RFC 3339 in UTC; none: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
+}
+
+/// A released pass has taken as long as it may. Said by the server itself, at the time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeadlinePassed {
+    /// The job.
+    pub job: String,
+    /// The phase.
+    pub phase: Phase,
+    /// The round.
+    pub round: u32,
+    /// The pass.
+    pub pass: u32,
+    /// Which deadline: a resumed job's pass has a new one.
+    pub deadline: String,
+}
+
+/// Somebody wants a job to go on that has ended, or single tasks to be tried again that failed for good.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resumed {
+    /// The job.
+    pub job: String,
+    /// Counted from 1.
+    pub number: u32,
+    /// Attempts that failed for good, each of which another may follow.
+    pub retry: Vec<TaskKey>,
+    /// The deadline of the pass that the job is at, in place of its release's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
+    /// RFC 3339 in UTC.
+    pub time: String,
 }
 
 /// A site's part in a release.
@@ -177,6 +233,9 @@ pub struct Failed {
     pub round: u32,
     /// Why.
     pub failure: Failure,
+    /// How often the job was resumed before.
+    #[serde(default)]
+    pub resumes: u32,
 }
 
 /// Somebody cancelled the job.
@@ -187,6 +246,9 @@ pub struct Cancelled {
     pub job: String,
     /// Why, in the canceller's words.
     pub reason: String,
+    /// How often the job was resumed before.
+    #[serde(default)]
+    pub resumes: u32,
 }
 
 /// The job is done.
@@ -201,6 +263,9 @@ pub struct Finished {
     pub segmentations: Vec<Segmentations>,
     /// A training job's rounds.
     pub history: History,
+    /// How often the job was resumed before.
+    #[serde(default)]
+    pub resumes: u32,
 }
 
 /// One site's segmentations.
@@ -248,6 +313,9 @@ pub struct Score {
     pub loss: f64,
     /// True for fold "all": the Dice is on training cases.
     pub on_training_cases: bool,
+    /// Members whose patches are not in it: they were late, or failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
 }
 
 /// One epoch of the whole federation.

@@ -35,6 +35,16 @@ pub struct AnnouncedDataset {
     pub cases: u32,
 }
 
+/// Which folder the workers of a site share, on `rounds.site.<site>.folder`. The first of them says it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SiteFolder {
+    /// The site's name.
+    pub site: String,
+    /// The mark that lies in the folder.
+    pub mark: String,
+}
+
 /// How far a task is, on core NATS `rounds.progress.<site>.<job>`. Lost messages are no loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

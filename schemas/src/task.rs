@@ -271,10 +271,13 @@ pub enum Outcome {
         /// Why.
         failure: Failure,
     },
-    /// It was closed from outside: the job was cancelled or ended.
+    /// It was closed from outside: the job ended, or went on without the site.
     Closed {
         /// Why.
         reason: String,
+        /// How often the job was resumed before.
+        #[serde(default)]
+        resumes: u32,
     },
 }
 
@@ -383,6 +386,9 @@ pub enum TaskOutput {
         epochs: Vec<EpochReport>,
         /// How the weights that the round started from did at this site.
         validation: Validation,
+        /// Digest of those weights.
+        #[serde(default)]
+        base: String,
     },
     /// average pass 0.
     Averaged {

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use schemas::{
     event::Event,
     job::JobMessage,
-    site::{Announce, Progress},
+    site::{Announce, Progress, SiteFolder},
     task::{Task, TaskResult},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -84,4 +84,5 @@ fn tasks() {
 fn sites() {
     check::<Announce>("announce");
     check::<Progress>("progress");
+    check::<SiteFolder>("site-folder");
 }

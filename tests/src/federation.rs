@@ -154,6 +154,42 @@ impl Federation {
         self.run(name)
     }
 
+    /// Tells a site to end, waits until it has handed its work back, and starts it again.
+    pub fn drain(&mut self, name: &str) -> Result<()> {
+        self.signal(name, libc::SIGTERM)?;
+        let process = self.processes.get_mut(name).context("no such process")?;
+        let status = process.wait(PATIENCE)?;
+        ensure!(status.success(), "{name} ended with {status}\n{}", process.said());
+        self.run(name)
+    }
+
+    /// Sends a signal to the orchestrator or a site, such as SIGSTOP.
+    pub fn signal(&self, name: &str, signal: libc::c_int) -> Result<()> {
+        let process = self.processes.get(name).context("no such process")?;
+        let group = libc::pid_t::try_from(process.id())?;
+        // SAFETY: kill takes no pointers; the group is the process's own.
+        ensure!(
+            unsafe { libc::kill(-group, signal) } == 0,
+            "{name} was gone before"
+        );
+        Ok(())
+    }
+
+    /// What a process has said since it was last started.
+    pub fn said_by(&self, name: &str) -> Result<String> {
+        Ok(self.processes.get(name).context("no such process")?.said())
+    }
+
+    /// Waits for something that no message tells of.
+    pub fn until(&self, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while !holds()? {
+            ensure!(Instant::now() < end, "in vain: {what}\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// Kills the nats-server; its keeper starts it again at the same address.
     pub fn kill_server(&self) -> Result<()> {
         let process = libc::pid_t::try_from(self.server.process_id())?;

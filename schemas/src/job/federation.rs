@@ -52,6 +52,20 @@ pub struct Federation {
     /// How updates are combined.
     #[serde(deserialize_with = "lax::name")]
     pub algorithm: Algorithm,
+    /// Sites that train-round and infer cannot go on without; the default is all of them.
+    #[serde(
+        deserialize_with = "lax::optional_u32",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 1))]
+    pub min_sites: Option<u32>,
+    /// How long a pass waits for all of its sites; the default is for ever.
+    #[serde(
+        deserialize_with = "lax::optional_u32",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 1))]
+    pub round_deadline_seconds: Option<u32>,
     /// The learning rate's horizon in rounds; the default is starting_fed_round + num_rounds.
     #[serde(
         deserialize_with = "lax::optional_u32",
@@ -78,6 +92,8 @@ impl Default for Federation {
             weighting: Weighting::default(),
             momentum: Momentum::default(),
             algorithm: Algorithm::default(),
+            min_sites: None,
+            round_deadline_seconds: None,
             total_rounds: None,
             site_devices: IndexMap::new(),
         }
@@ -173,11 +189,13 @@ impl Federation {
             return Err(Invalid::new("federation.overwrite_target_spacing", reason));
         }
         for (field, value) in [
-            ("iterations_per_epoch", self.iterations_per_epoch),
-            ("val_iterations_per_epoch", self.val_iterations_per_epoch),
-            ("shard_cases", self.shard_cases),
+            ("iterations_per_epoch", Some(self.iterations_per_epoch)),
+            ("val_iterations_per_epoch", Some(self.val_iterations_per_epoch)),
+            ("shard_cases", Some(self.shard_cases)),
+            ("min_sites", self.min_sites),
+            ("round_deadline_seconds", self.round_deadline_seconds),
         ] {
-            if value == 0 {
+            if value == Some(0) {
                 return Err(Invalid::new(
                     format!("federation.{field}"),
                     "0: expected at least 1",

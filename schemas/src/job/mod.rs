@@ -257,6 +257,15 @@ impl JobMessage {
                 return Err(Invalid::new(path, format!("{dataset:?} is named twice")));
             }
         }
+        if let Some(sites) = self.federation.min_sites
+            && sites as usize > self.datasets.len()
+        {
+            let reason = format!(
+                "{sites}: expected at most the number of data sets, {}",
+                self.datasets.len()
+            );
+            return Err(Invalid::new("federation.min_sites", reason));
+        }
         match &self.payload {
             Payload::Training(training) => {
                 training.check()?;

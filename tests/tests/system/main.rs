@@ -3,6 +3,7 @@
 mod cache;
 mod continuation;
 mod descriptors;
+mod elastic;
 mod house;
 mod job;
 mod killed;

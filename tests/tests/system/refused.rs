@@ -53,6 +53,20 @@ fn what_is_no_job_is_refused_by_the_name_of_its_field() {
             "",
         ),
         (&training, "federation.rounds", json!(1), "federation.rounds", ""),
+        (
+            &training,
+            "federation.min_sites",
+            json!(3),
+            "federation.min_sites",
+            "at most the number of data sets, 2",
+        ),
+        (
+            &training,
+            "federation.round_deadline_seconds",
+            json!(0),
+            "federation.round_deadline_seconds",
+            "expected at least 1",
+        ),
         (&training, "priority", json!(1), "priority", ""),
         (
             &training,

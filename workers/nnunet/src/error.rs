@@ -46,6 +46,9 @@ pub enum Error {
         /// What was found and what was expected.
         reason: String,
     },
+    /// A training left the numbers: a loss, a gradient or a weight is infinite or NaN.
+    #[error("{0}")]
+    NotFinite(String),
     /// libtorch reported an error.
     #[error("libtorch: {0}")]
     Torch(String),

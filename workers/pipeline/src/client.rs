@@ -1,5 +1,7 @@
 //! What a user does with jobs.
 
+mod resume;
+
 use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;
@@ -25,6 +27,8 @@ use crate::{
 };
 use tokio::sync::mpsc;
 
+pub use resume::{Dead, Resumption, dead};
+
 /// What a user does with jobs. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
@@ -47,6 +51,8 @@ pub enum State {
     Rejected,
     /// It goes on.
     Running,
+    /// A deadline has passed, and too few sites have answered: it goes on when they do.
+    Paused,
     /// It failed.
     Failed,
     /// It was cancelled.
@@ -137,27 +143,11 @@ impl Client {
 
     /// All jobs and rejected messages, oldest first.
     pub async fn list(&self) -> Result<Vec<Listed>, Error> {
+        let mut records: BTreeMap<String, (u64, Record)> = BTreeMap::new();
         let mut listed: BTreeMap<String, (u64, Listed)> = BTreeMap::new();
         for message in tail::read_all(&self.connection, streams::JOBS, subjects::ALL_JOBS).await? {
-            let Some(event) = event_of(&message) else {
-                continue;
-            };
-            match event {
-                Event::Accepted(accepted) => {
-                    let line = Listed {
-                        job: accepted.job.clone(),
-                        state: State::Running,
-                        mode: match accepted.message.payload {
-                            Payload::Training(_) => "training".to_owned(),
-                            Payload::Inference(_) => "inference".to_owned(),
-                        },
-                        datasets: accepted.message.datasets,
-                        phase: None,
-                        time: accepted.time,
-                    };
-                    listed.insert(accepted.job, (message.sequence, line));
-                }
-                Event::Rejected(rejected) => {
+            match event_of(&message) {
+                Some(Event::Rejected(rejected)) => {
                     let line = Listed {
                         job: rejected.job.clone(),
                         state: State::Rejected,
@@ -168,21 +158,32 @@ impl Client {
                     };
                     listed.entry(rejected.job).or_insert((message.sequence, line));
                 }
-                Event::Released(release) => {
-                    if let Some((_, line)) = listed.get_mut(&release.job)
-                        && line.state == State::Running
-                    {
-                        line.phase = Some((release.phase, release.round));
-                    }
+                Some(event) => {
+                    let record = records.entry(event.job().to_owned());
+                    let (_, record) = record.or_insert_with(|| (message.sequence, Record::default()));
+                    record.event(event);
                 }
-                end => {
-                    if let Some((_, line)) = listed.get_mut(end.job())
-                        && line.state == State::Running
-                    {
-                        line.state = State::after(Some(&end));
-                    }
-                }
+                None => {}
             }
+        }
+        for (sequence, record) in records.into_values() {
+            let (state, phase) = (State::of(&record), record.releases.last());
+            let phase = phase.map(|release| (release.phase, release.round));
+            let Some(accepted) = record.accepted else {
+                continue;
+            };
+            let line = Listed {
+                job: accepted.job.clone(),
+                state,
+                mode: match accepted.message.payload {
+                    Payload::Training(_) => "training".to_owned(),
+                    Payload::Inference(_) => "inference".to_owned(),
+                },
+                datasets: accepted.message.datasets,
+                phase,
+                time: accepted.time,
+            };
+            listed.insert(accepted.job, (sequence, line));
         }
         let mut listed: Vec<_> = listed.into_values().collect();
         listed.sort_by_key(|(sequence, _)| *sequence);
@@ -208,7 +209,7 @@ impl Client {
             job: job.to_owned(),
             state: match rejected {
                 Some(_) => State::Rejected,
-                None => State::after(record.end.as_ref()),
+                None => State::of(&record),
             },
             record,
             rejected,
@@ -216,7 +217,7 @@ impl Client {
     }
 
     /// What happens to a job: first what happened so far, then as it comes. Events come in order; the stream
-    /// ends behind the job's end.
+    /// ends behind the job's end. Ends that a job was resumed from are left out.
     pub async fn watch(&self, job: &str) -> Result<BoxStream<'static, Watched>, Error> {
         let snapshot = self.snapshot(job).await?;
         if let Some(rejected) = snapshot.rejected {
@@ -243,11 +244,20 @@ impl Client {
                 Some(Watched::Result(Box::new(result)))
             });
         let all = stream::select_all([events.boxed(), results.boxed(), progress.boxed()]);
-        let until_end = stream::unfold(Some(all), async |all| {
+        let resumes = snapshot.record.resumes();
+        let until_end = stream::unfold(Some(all), move |all| async move {
             let mut all = all?;
-            let watched = all.next().await?;
-            let ended = matches!(&watched, Watched::Event(event) if event.is_end());
-            Some((watched, (!ended).then_some(all)))
+            loop {
+                let watched = all.next().await?;
+                let ended = match &watched {
+                    Watched::Event(event) => event.resumes(),
+                    _ => None,
+                };
+                match ended {
+                    Some(earlier) if earlier < resumes => {}
+                    _ => return Some((watched, ended.is_none().then_some(all))),
+                }
+            }
         });
         Ok(until_end.boxed())
     }
@@ -272,14 +282,22 @@ impl Client {
             how: state.as_str().to_owned(),
         };
         let snapshot = self.snapshot(job).await?;
-        if snapshot.state != State::Running {
+        if snapshot.state.is_end() {
             return Err(ended(snapshot.state));
         }
+        let resumes = snapshot.record.resumes();
         let event = Event::Cancelled(Cancelled {
             job: job.to_owned(),
             reason: reason.to_owned(),
+            resumes,
         });
-        match publish::create(&self.connection, &subjects::end(job), publish::encode(&event)).await? {
+        match publish::create(
+            &self.connection,
+            &subjects::event(&event),
+            publish::encode(&event),
+        )
+        .await?
+        {
             Created::New => Ok(()),
             Created::Exists => match self.snapshot(job).await? {
                 // Our own message, whose acknowledgement was lost.
@@ -309,19 +327,27 @@ impl State {
         match self {
             State::Rejected => "rejected",
             State::Running => "running",
+            State::Paused => "paused",
             State::Failed => "failed",
             State::Cancelled => "cancelled",
             State::Finished => "finished",
         }
     }
 
-    fn after(end: Option<&Event>) -> Self {
-        match end {
+    /// The state of an accepted job. Without its results, one whose sites have just answered seems paused.
+    fn of(record: &Record) -> Self {
+        match &record.end {
+            None if record.overdue() => State::Paused,
             None => State::Running,
             Some(Event::Failed(_)) => State::Failed,
             Some(Event::Cancelled(_)) => State::Cancelled,
             Some(_) => State::Finished,
         }
+    }
+
+    /// Whether nothing of the job goes on.
+    fn is_end(self) -> bool {
+        !matches!(self, State::Running | State::Paused)
     }
 }
 

@@ -8,6 +8,12 @@ pub fn now() -> String {
     rfc3339(since.map(|duration| duration.as_secs()).unwrap_or(0))
 }
 
+/// The time so many seconds from now, RFC 3339 in UTC, rounded up to a second.
+pub fn after(seconds: u32) -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    rfc3339(since.as_secs() + u64::from(since.subsec_nanos() > 0) + u64::from(seconds))
+}
+
 /// RFC 3339 in UTC of seconds since 1970.
 pub fn rfc3339(seconds: u64) -> String {
     // Days to civil date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".

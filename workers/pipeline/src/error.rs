@@ -110,6 +110,19 @@ pub enum Error {
         /// How it ended.
         how: String,
     },
+    /// A worker's folder is not the one that the workers of its site share.
+    #[error(
+        "site {site}: its workers share another folder than this one (the marks in rounds-site.json are {shared} and \
+         {mark}): give all of them the same root, or, where that folder is gone, start the site with --moved"
+    )]
+    OtherFolder {
+        /// The site.
+        site: String,
+        /// The mark of the folder that is shared.
+        shared: String,
+        /// The mark of the worker's.
+        mark: String,
+    },
     /// Stopped from outside before it was done.
     #[error("stopped")]
     Stopped,

@@ -6,10 +6,14 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{
-    self, ErrorCode,
-    context::{PublishError, PublishErrorKind},
-    message::PublishMessage,
+use async_nats::{
+    HeaderMap,
+    header::{NATS_SCHEDULE, NATS_SCHEDULE_TARGET},
+    jetstream::{
+        self, ErrorCode,
+        context::{PublishError, PublishErrorKind},
+        message::PublishMessage,
+    },
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -32,10 +36,20 @@ pub enum Created {
 /// # Errors
 /// The stream is full, or the message can never be stored.
 pub async fn create(connection: &Connection, subject: &str, payload: Bytes) -> Result<Created, Error> {
+    create_with(connection, subject, payload, HeaderMap::new()).await
+}
+
+async fn create_with(
+    connection: &Connection,
+    subject: &str,
+    payload: Bytes,
+    headers: HeaderMap,
+) -> Result<Created, Error> {
     let mut wait = Duration::from_millis(50);
     loop {
         let message = PublishMessage::build()
             .payload(payload.clone())
+            .headers(headers.clone())
             .expected_last_subject_sequence(0);
         match send(connection, subject, message).await {
             Ok(_) => return Ok(Created::New),
@@ -45,6 +59,24 @@ pub async fn create(connection: &Connection, subject: &str, payload: Bytes) -> R
             },
         }
     }
+}
+
+/// Has the server publish `payload` on `target` at a time, RFC 3339 in UTC; at once where that has passed. Create-only
+/// as [`create`], until it is published: then the server forgets it, and the same would be published again.
+///
+/// # Errors
+/// As of [`create`].
+pub async fn schedule(
+    connection: &Connection,
+    subject: &str,
+    at: &str,
+    target: &str,
+    payload: Bytes,
+) -> Result<Created, Error> {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_SCHEDULE, format!("@at {at}"));
+    headers.insert(NATS_SCHEDULE_TARGET, target);
+    create_with(connection, subject, payload, headers).await
 }
 
 /// Publishes a message that may be there already with the same bytes, or that replaces the last one.

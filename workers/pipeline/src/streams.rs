@@ -12,7 +12,7 @@ use schemas::names::{ORCHESTRATOR, Phase};
 
 use crate::{Error, connection::Connection, subjects};
 
-/// Submits and job events.
+/// Submits, job events, and timers.
 pub const JOBS: &str = "ROUNDS_JOBS";
 /// Messages of work.
 pub const TASKS: &str = "ROUNDS_TASKS";
@@ -20,7 +20,7 @@ pub const TASKS: &str = "ROUNDS_TASKS";
 pub const RESULTS: &str = "ROUNDS_RESULTS";
 /// Chunks of artifacts.
 pub const ARTIFACTS: &str = "ROUNDS_ARTIFACTS";
-/// Announcements of sites.
+/// What sites say of themselves.
 pub const SITES: &str = "ROUNDS_SITES";
 
 /// What an installation may choose about its streams.
@@ -84,7 +84,10 @@ pub fn configs(settings: &StreamSettings) -> Vec<Config> {
     vec![
         Config {
             allow_message_schedules: true,
-            ..base(JOBS, &[subjects::SUBMIT, subjects::ALL_JOBS])
+            ..base(
+                JOBS,
+                &[subjects::SUBMIT, subjects::ALL_JOBS, subjects::ALL_TIMERS],
+            )
         },
         once(TASKS, &["rounds.task.>"]),
         Config {
@@ -101,7 +104,7 @@ pub fn configs(settings: &StreamSettings) -> Vec<Config> {
         },
         Config {
             max_messages_per_subject: 1,
-            ..base(SITES, &["rounds.site.*.announce"])
+            ..base(SITES, &[subjects::ALL_ANNOUNCES, subjects::ALL_FOLDERS])
         },
     ]
 }

@@ -1,6 +1,7 @@
 //! Every subject. Each builder shows its pattern; every token was checked by [`schemas::names`].
 
 use schemas::{
+    event::{Cancelled, DeadlinePassed, Event, Failed},
     names::{self, Phase},
     task::{ArtifactRef, TaskKey},
 };
@@ -29,9 +30,69 @@ pub fn release(job: &str, phase: Phase, round: u32, pass: u32) -> String {
     format!("rounds.job.{job}.release.{phase}.{round}.{pass}")
 }
 
-/// The job has failed, was cancelled or is finished, once: `rounds.job.<job>.end`.
-pub fn end(job: &str) -> String {
-    format!("rounds.job.{job}.end")
+/// The job has failed, was cancelled or is finished, once each time it was resumed:
+/// `rounds.job.<job>.end.<resumes>`.
+pub fn end(job: &str, resumes: u32) -> String {
+    format!("rounds.job.{job}.end.{resumes}")
+}
+
+/// The ends of all jobs: `rounds.job.*.end.*`.
+pub const ALL_ENDS: &str = "rounds.job.*.end.*";
+
+/// The job was resumed: `rounds.job.<job>.resume.<number>`.
+pub fn resume(job: &str, number: u32) -> String {
+    format!("rounds.job.{job}.resume.{number}")
+}
+
+/// What resumed all jobs: `rounds.job.*.resume.*`.
+pub const ALL_RESUMES: &str = "rounds.job.*.resume.*";
+
+/// A deadline has passed: `rounds.job.<job>.deadline.<phase>.<round>.<pass>`.
+pub fn deadline(passed: &DeadlinePassed) -> String {
+    let DeadlinePassed {
+        job,
+        phase,
+        round,
+        pass,
+        ..
+    } = passed;
+    format!("rounds.job.{job}.deadline.{phase}.{round}.{pass}")
+}
+
+/// Where the server holds back the word of a deadline until it passes:
+/// `rounds.timer.<job>.<phase>.<round>.<pass>.<resumes>`.
+pub fn timer(passed: &DeadlinePassed, resumes: u32) -> String {
+    let DeadlinePassed {
+        job,
+        phase,
+        round,
+        pass,
+        ..
+    } = passed;
+    format!("rounds.timer.{job}.{phase}.{round}.{pass}.{resumes}")
+}
+
+/// All timers: `rounds.timer.>`.
+pub const ALL_TIMERS: &str = "rounds.timer.>";
+
+/// The number behind a job's end or resumption, by its subject.
+pub fn number_of(subject: &str) -> Option<u32> {
+    subject.rsplit('.').next()?.parse().ok()
+}
+
+/// Where an event of a job is published.
+pub fn event(event: &Event) -> String {
+    match event {
+        Event::Accepted(accepted) => verdict(&accepted.job, accepted.submit),
+        Event::Rejected(rejected) => verdict(&rejected.job, rejected.submit),
+        Event::Released(of) => release(&of.job, of.phase, of.round, of.pass),
+        Event::DeadlinePassed(passed) => deadline(passed),
+        Event::Failed(Failed { job, resumes, .. }) | Event::Cancelled(Cancelled { job, resumes, .. }) => {
+            end(job, *resumes)
+        }
+        Event::Finished(finished) => end(&finished.job, finished.resumes),
+        Event::Resumed(resumed) => resume(&resumed.job, resumed.number),
+    }
 }
 
 /// All events of a job: `rounds.job.<job>.>`.
@@ -130,6 +191,14 @@ pub fn announce(site: &str) -> String {
 /// What every site tells of itself: `rounds.site.*.announce`.
 pub const ALL_ANNOUNCES: &str = "rounds.site.*.announce";
 
+/// Which folder a site's workers share: `rounds.site.<site>.folder`.
+pub fn folder(site: &str) -> String {
+    format!("rounds.site.{site}.folder")
+}
+
+/// Which folders the workers of all sites share: `rounds.site.*.folder`.
+pub const ALL_FOLDERS: &str = "rounds.site.*.folder";
+
 /// How far a task is, on core NATS: `rounds.progress.<site>.<job>`.
 pub fn progress(site: &str, job: &str) -> String {
     format!("rounds.progress.{site}.{job}")
@@ -194,7 +263,7 @@ mod tests {
         assert_eq!(durable, "site_1_plan-verify");
         assert_eq!(durable_of(&durable), Some(("site_1", Phase::PlanVerify)));
         assert_eq!(submit_of(&verdict("j", 12)), Some(12));
-        assert_eq!(submit_of(&end("j")), None);
+        assert_eq!(submit_of(&end("j", 0)), None);
         assert_eq!(job_of(&release("j", Phase::Infer, 0, 1)), Some("j"));
     }
 }

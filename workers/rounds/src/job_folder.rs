@@ -5,6 +5,7 @@
 //!     shapes/<shard>.json          the cases' shapes and spacings, for the disk estimate
 //!     preprocessed/<data set>/     nnU-Net's preprocessed folder: the documents, and links into the cache of cases
 //!     momentum/<update>            the optimiser's momentum, by the digest of the update it made
+//!     round/<round>/<epochs>       how far a training round has come
 //!     model/                       the model an inference job predicts with, where it was fetched
 //!     segmentations/               what an inference job made
 
@@ -28,6 +29,8 @@ pub const SHAPES: &str = "shapes";
 pub const PREPROCESSED: &str = "preprocessed";
 /// The optimiser's momentum.
 pub const MOMENTUM: &str = "momentum";
+/// How far a training round has come.
+pub const ROUND: &str = "round";
 
 /// What a later job may continue from: it stays when the job has ended. It is small.
 pub const LASTING: [&str; 3] = [ACCEPTED, INVENTORY, SHAPES];

@@ -48,9 +48,14 @@ pub fn metrics() -> Metrics {
     metrics
 }
 
-/// Makes the streams and a site's durable consumers. Doing it twice changes nothing.
-pub async fn set_up_site(connection: &Connection, site: &Site) -> anyhow::Result<()> {
+/// Makes the streams and a site's durable consumers. Doing it twice changes nothing. `moved`: the site's workers
+/// share this folder from now on, whichever it was before.
+///
+/// # Errors
+/// The site's workers share another folder.
+pub async fn set_up_site(connection: &Connection, site: &Site, moved: bool) -> anyhow::Result<()> {
     streams::set_up(connection, &StreamSettings::default()).await?;
+    worker::share(connection, &site.folder, moved).await?;
     streams::set_up_site(connection, &site.settings.site, Pace::default()).await?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The folder that all workers of a site share, and what lies where in it.
 //!
-//!     rounds-site.json                       the marker: which site this is
+//!     rounds-site.json                       the marker: which site this is, and which folder
 //!     splits/DatasetXYZ_name.json            splits_final.json of each data set, kept beyond any job
 //!     cases/<key>.npz, <key>.pkl             preprocessed cases by what they were made from: a cache, for all jobs
 //!     jobs/<job>/                            what belongs to one job: see `job_folder.rs`
@@ -19,9 +19,9 @@ use nnunet::{
 };
 use schemas::{
     job::FoldId,
+    site::SiteFolder,
     task::{Failure, Task},
 };
-use serde::{Deserialize, Serialize};
 
 use crate::{
     job_folder::{self, INVENTORY, PREPROCESSED, SHAPES},
@@ -33,12 +33,8 @@ use crate::{
 pub struct Site {
     /// What the site was told.
     pub settings: SiteSettings,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Marker {
-    site: String,
+    /// The mark of its folder, which all its workers must share.
+    pub folder: SiteFolder,
 }
 
 impl Site {
@@ -47,25 +43,23 @@ impl Site {
         settings.check()?;
         fs::create_dir_all(&settings.root).with_context(|| format!("root: {}", settings.root.display()))?;
         let file = settings.root.join("rounds-site.json");
-        if !file.exists() {
-            write_whole(
-                &file,
-                &serde_json::to_vec(&Marker {
-                    site: settings.site.clone(),
-                })?,
-            )?;
-        }
+        let mark = SiteFolder {
+            site: settings.site.clone(),
+            mark: new_mark(&settings.root),
+        };
+        // Of workers that come at once, the first one's mark stands.
+        write_first(&file, &serde_json::to_vec(&mark)?).with_context(|| format!("{}", file.display()))?;
         let bytes = fs::read(&file).with_context(|| format!("{}", file.display()))?;
-        let marker: Marker = schemas::parse(&bytes).with_context(|| format!("{}", file.display()))?;
+        let folder: SiteFolder = schemas::parse(&bytes).with_context(|| format!("{}", file.display()))?;
         ensure!(
-            marker.site == settings.site,
+            folder.site == settings.site,
             "root: {} is the folder of site {:?}, not of {:?}",
             settings.root.display(),
-            marker.site,
+            folder.site,
             settings.site
         );
         check_links(&settings.root)?;
-        Ok(Self { settings })
+        Ok(Self { settings, folder })
     }
 
     /// The raw data set that the task's job uses here.
@@ -205,6 +199,24 @@ fn make_parent(file: &Path) -> nnunet::Result<()> {
     match file.parent() {
         Some(parent) => fs::create_dir_all(parent).map_err(nnunet::Error::io(parent)),
         None => Ok(()),
+    }
+}
+
+/// A mark that no other folder has.
+fn new_mark(root: &Path) -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let made = (host, std::process::id(), std::time::SystemTime::now(), root);
+    schemas::sha256(format!("{made:?}").as_bytes())[..16].to_owned()
+}
+
+/// Writes a file, whole or not at all, where there is none of its name.
+fn write_first(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut temporary = tempfile::NamedTempFile::new_in(file.parent().unwrap_or(Path::new(".")))?;
+    std::io::Write::write_all(&mut temporary, bytes)?;
+    temporary.as_file().sync_all()?;
+    match temporary.persist_noclobber(file) {
+        Err(error) if error.error.kind() != std::io::ErrorKind::AlreadyExists => Err(error.error),
+        _ => Ok(()),
     }
 }
 

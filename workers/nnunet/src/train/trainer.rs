@@ -470,8 +470,7 @@ fn sizes(shape: &[usize]) -> Vec<i64> {
 }
 
 fn not_finite(what: &str, epoch: usize, iteration: usize, value: f64) -> Error {
-    Error::invalid(
-        "training",
-        format!("{what} is {value} at epoch {epoch}, iteration {iteration}"),
-    )
+    Error::NotFinite(format!(
+        "{what} is {value} at epoch {epoch}, iteration {iteration}"
+    ))
 }

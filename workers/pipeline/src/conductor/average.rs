@@ -1,7 +1,10 @@
 //! average pass 0: FedAvg of a round.
 
+use std::collections::BTreeMap;
+
 use schemas::{
-    event::Event,
+    event::{Accepted, Event},
+    job::Payload,
     names::Phase,
     task::{ArtifactRef, Failure, TaskInput, TaskOutput, Weights},
 };
@@ -50,6 +53,18 @@ pub(super) fn updates(record: &Record, round: u32) -> Vec<(String, String)> {
             .collect(),
         _ => Vec::new(),
     }
+}
+
+/// The digest of each site's last update that an average before `round` counts, by site: its momentum goes on.
+pub(super) fn last_updates(record: &Record, accepted: &Accepted, round: u32) -> Vec<(String, String)> {
+    let start = match &accepted.message.payload {
+        Payload::Training(training) => training.starting_fed_round,
+        Payload::Inference(_) => round,
+    };
+    let earlier = accepted.continues.as_ref().map(|earlier| earlier.updates.clone());
+    let mut last: BTreeMap<String, String> = earlier.unwrap_or_default().into_iter().collect();
+    last.extend((start..round).flat_map(|round| updates(record, round)));
+    last.into_iter().collect()
 }
 
 fn step(round: u32) -> Step {

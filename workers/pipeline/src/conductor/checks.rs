@@ -4,19 +4,36 @@ use schemas::{
     event::{Release, SiteWork},
     job::Payload,
     names::{GLOBAL, ORCHESTRATOR},
-    task::{ArtifactRef, TaskInput, TaskOutput, Validation},
+    task::{ArtifactRef, Failure, TaskInput, TaskOutput, Validation},
 };
 
 use super::record::Record;
 use crate::subjects;
 
-/// Checks a done task's output against what was asked for. The error is a sentence for the submitter.
+/// Checks a done task's output against what was asked for.
+///
+/// # Errors
+/// What is wrong with it, for the submitter: the site counts as failed.
 pub(super) fn output(
     record: &Record,
     release: &Release,
     work: &SiteWork,
     output: &TaskOutput,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
+    if let (TaskInput::TrainRound { base, .. }, TaskOutput::Trained { base: found, .. }) =
+        (&work.input, output)
+        && found != base.digest()
+    {
+        let message = format!(
+            "it trained from the weights {found:?}: expected {}",
+            base.digest()
+        );
+        return Err(Failure::fatal("stale-base", message));
+    }
+    content(record, release, work, output).map_err(|reason| Failure::fatal("bad-output", reason))
+}
+
+fn content(record: &Record, release: &Release, work: &SiteWork, output: &TaskOutput) -> Result<(), String> {
     use {TaskInput as I, TaskOutput as O};
     let artifact = |name: &str, artifact: &ArtifactRef| check_artifact(name, artifact, release, work);
     match (&work.input, output) {
@@ -40,6 +57,7 @@ pub(super) fn output(
                 update,
                 epochs,
                 validation,
+                ..
             },
         ) => {
             check_validation(validation)?;

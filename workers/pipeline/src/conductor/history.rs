@@ -67,7 +67,9 @@ pub(super) fn of(record: &Record, accepted: &Accepted) -> Scored {
                 })
             })
             .collect();
-        scored.score(step.round + step.pass, base, &trained);
+        let absent = accepted.members.iter().map(|member| &member.site);
+        let absent = absent.filter(|site| !trained.iter().any(|part| part.site == *site));
+        scored.score(step.round + step.pass, base, &trained, absent.cloned().collect());
         if step.phase == Phase::TrainRound && step.pass == 0 {
             scored.epochs(step.round, *epochs_before, &trained);
         }
@@ -84,7 +86,7 @@ struct Trained<'a> {
 }
 
 impl Scored {
-    fn score(&mut self, round: u32, weights: &Weights, trained: &[Trained<'_>]) {
+    fn score(&mut self, round: u32, weights: &Weights, trained: &[Trained<'_>], without: Vec<String>) {
         let dice = pooled_dice(trained.iter().map(|part| part.validation));
         let appeared: Vec<f64> = dice.iter().flatten().copied().collect();
         let mean_dice = (!appeared.is_empty()).then(|| appeared.iter().sum::<f64>() / appeared.len() as f64);
@@ -110,6 +112,7 @@ impl Scored {
             ema_dice,
             loss: weighted(trained.iter().map(|part| (part.validation.loss, part.weight))),
             on_training_cases: trained.iter().any(|part| part.validation.on_training_cases),
+            without,
         });
     }
 
@@ -206,7 +209,7 @@ mod tests {
         };
         let initial = Weights::Initial { digest: "0".into() };
         let weights = [("1", 5), ("2", 3), ("3", 9), ("4", 3)];
-        scored.score(0, &initial, &[]);
+        scored.score(0, &initial, &[], Vec::new());
         for (digest, tp) in weights {
             let validation = validation(&[tp], &[10 - tp], &[10 - tp]);
             let part = Trained {
@@ -218,7 +221,7 @@ mod tests {
             let average = Weights::Average {
                 artifact: artifact(digest),
             };
-            scored.score(0, &average, &[part]);
+            scored.score(0, &average, &[part], Vec::new());
         }
         let emas: Vec<_> = scored.history.scores.iter().map(|score| score.ema_dice).collect();
         assert_eq!(emas[0], None);

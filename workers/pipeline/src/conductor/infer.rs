@@ -20,7 +20,7 @@ pub(super) fn first(job: &Job<'_>) -> Event {
 pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
     match job.step.pass {
         0 => predict(job, outputs),
-        1 => collect(job),
+        1 => collect(job, outputs),
         2 => finish(job, outputs),
         _ => Err(job.unknown_step()),
     }
@@ -52,23 +52,25 @@ fn predict(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
             ));
         }
     }
-    Ok(job.at_sites(Step::once(Phase::Infer, 1), |member| {
-        let cases = models.iter().find(|(site, ..)| *site == member.site);
+    Ok(job.at_some(Step::once(Phase::Infer, 1), |member| {
+        let (_, _, cases) = models.iter().find(|(site, ..)| *site == member.site)?;
         let input = TaskInput::Predict {
             model_digest: model_digest.clone(),
         };
-        (job.shards(cases.map_or(0, |&(_, _, cases)| cases)), input)
+        Some((job.shards(*cases), input))
     }))
 }
 
-fn collect(job: &Job<'_>) -> Result<Event, Failure> {
+/// A site that was gone on without has no zip: it would lack cases.
+fn collect(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
     let models = models(job, &job.record.outputs_of(Step::once(Phase::Infer, 0)))?;
     let (_, model_digest, _) = models.first().ok_or_else(|| job.unknown_step())?;
-    Ok(job.at_sites(Step::once(Phase::Infer, 2), |_| {
+    Ok(job.at_some(Step::once(Phase::Infer, 2), |member| {
+        outputs.iter().find(|(site, _)| *site == member.site)?;
         let input = TaskInput::Collect {
             model_digest: model_digest.clone(),
         };
-        (1, input)
+        Some((1, input))
     }))
 }
 
@@ -97,5 +99,6 @@ fn finish(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
         results: None,
         segmentations: outputs.iter().map(segmentations).collect::<Result<_, _>>()?,
         history: History::default(),
+        resumes: job.record.resumes(),
     })))
 }

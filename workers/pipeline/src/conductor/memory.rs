@@ -21,6 +21,8 @@ pub(super) struct Memory {
     pub settled: HashSet<String>,
     /// Jobs whose record has changed.
     pub changed: BTreeSet<String>,
+    /// Jobs that were resumed when nothing could happen to them any more: to be read anew.
+    pub forgotten: BTreeSet<String>,
     /// What was done for a job, so that it is not done at every change.
     pub done: HashMap<String, HashSet<String>>,
 }
@@ -30,6 +32,10 @@ impl Memory {
     pub fn event(&mut self, message: &Tailed) {
         if message.subject == subjects::SUBMIT {
             self.submits.insert(message.sequence, message.payload.clone());
+            return;
+        }
+        // A timer is no event before the server says it.
+        if subjects::job_of(&message.subject).is_none() {
             return;
         }
         if let Some(submit) = subjects::submit_of(&message.subject) {
@@ -54,6 +60,7 @@ impl Memory {
             let known = Known {
                 accepted: (**accepted).clone(),
                 ended: false,
+                resumes: 0,
                 results: None,
             };
             self.known.insert(accepted.job.clone(), known);
@@ -63,14 +70,12 @@ impl Memory {
 
     fn happened(&mut self, event: Event) {
         let job = event.job().to_owned();
-        if event.is_end()
-            && let Some(known) = self.known.get_mut(&job)
-            && !known.ended
-        {
-            known.ended = true;
-            if let Event::Finished(finished) = &event {
-                known.results.clone_from(&finished.results);
-            }
+        if let Some(known) = self.known.get_mut(&job) {
+            known.happened(&event);
+        }
+        if matches!(event, Event::Resumed(_)) && self.settled.remove(&job) {
+            self.forgotten.insert(job);
+            return;
         }
         if !self.settled.contains(&job) {
             self.records.entry(job.clone()).or_default().event(event);

@@ -6,7 +6,9 @@
 
 mod aggregate;
 mod average;
+mod barrier;
 mod checks;
+mod deadline;
 mod decide;
 mod differ;
 mod history;
@@ -27,6 +29,8 @@ mod select;
 mod submit;
 mod train;
 
+pub use barrier::Waiting;
+pub use deadline::Timer;
 pub(crate) use decide::sites;
 pub use next::{Action, MAX_ATTEMPTS, WINDOW, next};
 pub use purge::Purge;

@@ -1,14 +1,17 @@
 //! The pure function at the heart: what follows from a job's record.
 
 use schemas::{
-    event::{Accepted, Cancelled, Event, Failed, Release, SiteWork},
+    event::{Accepted, Cancelled, Event, Failed, Member, Release, SiteWork},
     job::{Payload, TrainingPayload},
     names::{ORCHESTRATOR, Phase},
-    task::{Failure, Outcome, Pooled, Task, TaskInput, TaskOutput, TaskResult},
+    task::{Failure, Outcome, Pooled, Task, TaskInput, TaskKey, TaskOutput, TaskResult},
 };
 
 use super::{
-    aggregate, average, checks, infer, inventory, plan_verify, preprocess,
+    aggregate, average,
+    barrier::{self, Barrier},
+    deadline::{self, Timer},
+    infer, inventory, plan_verify, preprocess,
     purge::{self, Purge},
     record::{Record, ShardState, Step, key, task},
     results, scan, select, train,
@@ -16,7 +19,7 @@ use super::{
 
 /// Tasks that a job may have open at a site, so that jobs share sites fairly.
 pub const WINDOW: usize = 8;
-/// Attempts at a shard before its job fails.
+/// Attempts at a shard before it has failed for good, unless somebody asks for more.
 pub const MAX_ATTEMPTS: u32 = 3;
 
 /// What is to be done. Doing it twice, or by several conductors, changes nothing.
@@ -26,6 +29,8 @@ pub enum Action {
     Publish(Event),
     /// Publish a message of work, create-only.
     Task(Task),
+    /// Let the server say when a deadline passes, create-only.
+    Timer(Timer),
     /// Close a task: publish this on its result subject, create-only.
     Close(TaskResult),
     /// Delete artifacts that nothing needs any more.
@@ -61,30 +66,40 @@ pub fn next(record: &Record) -> Vec<Action> {
         accepted,
         step: Step::of(release),
     };
-    if let Some(failed) = failure(record, release) {
-        return vec![Action::Publish(Event::Failed(failed))];
-    }
-    match record.outputs(release) {
-        Some(outputs) => vec![Action::Publish(after(&job, &outputs).unwrap_or_else(|failure| {
-            Event::Failed(Failed {
-                job: accepted.job.clone(),
-                site: ORCHESTRATOR.to_owned(),
-                phase: release.phase,
-                round: release.round,
-                failure,
-            })
-        }))],
-        None => {
-            let mut actions = tasks(record, accepted, release);
+    let mut actions: Vec<Action> = left_out(record)
+        .map(|(key, step)| {
+            let reason = format!("late: the job went on from {step} without this site");
+            close(record, key, reason)
+        })
+        .collect();
+    match barrier::of(record, release) {
+        Barrier::Failed(failed) => actions.push(Action::Publish(Event::Failed(failed))),
+        Barrier::Complete(_) => {
+            let outputs = record.outputs(release).unwrap_or_default();
+            let event = after(&job, &outputs).unwrap_or_else(|failure| {
+                Event::Failed(Failed {
+                    job: accepted.job.clone(),
+                    site: ORCHESTRATOR.to_owned(),
+                    phase: release.phase,
+                    round: release.round,
+                    failure,
+                    resumes: record.resumes(),
+                })
+            });
+            actions.push(Action::Publish(event));
+        }
+        Barrier::Open => {
+            actions.extend(deadline::timer(record));
+            actions.extend(tasks(record, accepted, release));
             actions.extend(purge::while_running(&job).into_iter().map(Action::Purge));
-            actions
         }
     }
+    actions
 }
 
-/// True when a job has ended and none of its tasks is open: nothing can happen to it any more.
+/// True when a job has ended and none of its tasks is open: nothing can happen to it unless somebody resumes it.
 pub(super) fn is_settled(record: &Record) -> bool {
-    record.end.is_some() && open(record).is_empty()
+    record.end.is_some() && open(record).is_empty() && left_out(record).next().is_none()
 }
 
 fn first(record: &Record, accepted: &Accepted) -> Event {
@@ -134,42 +149,6 @@ fn tasks(record: &Record, accepted: &Accepted, release: &Release) -> Vec<Action>
     tasks
 }
 
-/// The first failure of a step, in site and shard order.
-fn failure(record: &Record, release: &Release) -> Option<Failed> {
-    for work in &release.work {
-        for shard in 0..work.shards {
-            let failure = match record.shard(release, &work.site, shard) {
-                ShardState::Open(_) => continue,
-                ShardState::Done(output) => match checks::output(record, release, work, output) {
-                    Ok(()) => continue,
-                    Err(reason) => Failure::fatal("bad-output", reason),
-                },
-                ShardState::Ended(result) => final_failure(result),
-            };
-            return Some(Failed {
-                job: release.job.clone(),
-                site: work.site.clone(),
-                phase: release.phase,
-                round: release.round,
-                failure,
-            });
-        }
-    }
-    None
-}
-
-fn final_failure(result: &TaskResult) -> Failure {
-    match &result.outcome {
-        Outcome::Failed { failure } if failure.retryable => Failure {
-            message: format!("{} (attempt {MAX_ATTEMPTS} of {MAX_ATTEMPTS})", failure.message),
-            ..failure.clone()
-        },
-        Outcome::Failed { failure } => failure.clone(),
-        Outcome::Closed { reason } => Failure::fatal("closed", reason),
-        Outcome::Done { .. } => Failure::fatal("bad-output", "a done task counted as failed"),
-    }
-}
-
 /// Closes every task that any conductor may have published, then cleans up.
 fn after_end(record: &Record, end: &Event) -> Vec<Action> {
     let reason = match end {
@@ -177,50 +156,75 @@ fn after_end(record: &Record, end: &Event) -> Vec<Action> {
         Event::Failed(failed) => format!("the job failed: {}", failed.failure.code),
         _ => "the job is finished".to_owned(),
     };
-    let open = open(record);
-    if open.is_empty() {
+    if is_settled(record) {
         return purge::after_end(record).into_iter().map(Action::Purge).collect();
     }
-    let close = |key| {
-        Action::Close(TaskResult {
-            key,
-            outcome: Outcome::Closed {
-                reason: reason.clone(),
-            },
-            made: None,
-        })
-    };
-    open.into_iter().map(close).collect()
+    let late = left_out(record).map(|(key, _)| key);
+    let open = late.chain(open(record));
+    open.map(|key| close(record, key, reason.clone())).collect()
+}
+
+fn close(record: &Record, key: TaskKey, reason: String) -> Action {
+    Action::Close(TaskResult {
+        key,
+        outcome: Outcome::Closed {
+            reason,
+            resumes: record.resumes(),
+        },
+        made: None,
+    })
+}
+
+/// The open tasks of sites that a step was gone on from without, and that step.
+fn left_out(record: &Record) -> impl Iterator<Item = (TaskKey, Step)> {
+    record.releases.windows(2).flat_map(move |pair| {
+        let (release, next) = (&pair[0], &pair[1]);
+        let late = release
+            .work
+            .iter()
+            .filter(|work| next.without.contains(&work.site));
+        late.flat_map(move |work| open_at(record, release, work))
+            .map(|key| (key, Step::of(release)))
+    })
 }
 
 /// The shards of the last release without a final result, each at the attempt that comes next.
-fn open(record: &Record) -> Vec<schemas::task::TaskKey> {
+fn open(record: &Record) -> Vec<TaskKey> {
     let Some(release) = record.releases.last() else {
         return Vec::new();
     };
-    let mut open = Vec::new();
-    for work in &release.work {
-        for shard in 0..work.shards {
-            if let ShardState::Open(attempt) = record.shard(release, &work.site, shard) {
-                open.push(key(release, &work.site, shard, attempt));
-            }
-        }
-    }
-    open
+    let work = release.work.iter();
+    work.flat_map(|work| open_at(record, release, work)).collect()
+}
+
+fn open_at<'a>(
+    record: &'a Record,
+    release: &'a Release,
+    work: &'a SiteWork,
+) -> impl Iterator<Item = TaskKey> + 'a {
+    (0..work.shards).filter_map(move |shard| match record.shard(release, &work.site, shard) {
+        ShardState::Open(attempt) => Some(key(release, &work.site, shard, attempt)),
+        _ => None,
+    })
 }
 
 impl Job<'_> {
     /// A release of work at every member.
-    pub fn at_sites(&self, step: Step, work: impl Fn(&schemas::event::Member) -> (u32, TaskInput)) -> Event {
-        let site_work = |member: &schemas::event::Member| {
-            let (shards, input) = work(member);
-            SiteWork {
+    pub fn at_sites(&self, step: Step, work: impl Fn(&Member) -> (u32, TaskInput)) -> Event {
+        self.at_some(step, |member| Some(work(member)))
+    }
+
+    /// A release of work at those members for whom there is some.
+    pub fn at_some(&self, step: Step, work: impl Fn(&Member) -> Option<(u32, TaskInput)>) -> Event {
+        let site_work = |member: &Member| {
+            let (shards, input) = work(member)?;
+            Some(SiteWork {
                 site: member.site.clone(),
                 shards,
                 input,
-            }
+            })
         };
-        self.released(step, self.accepted.members.iter().map(site_work).collect())
+        self.released(step, self.accepted.members.iter().filter_map(site_work).collect())
     }
 
     /// A release of one task at the orchestrator.
@@ -240,6 +244,14 @@ impl Job<'_> {
             round: step.round,
             pass: step.pass,
             work,
+            without: self
+                .record
+                .releases
+                .last()
+                .and_then(|before| self.record.without(before))
+                .unwrap_or_default(),
+            // Whoever publishes it looks at the clock.
+            deadline: None,
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Kept are the pooled documents, the last three averages, the best one, and what a user downloads. Updates of
 //! a round go once the next round's average is released: only then is it known that no site sent the same
-//! bytes again.
+//! bytes again. A job that failed or was cancelled keeps what it would go on with when it is resumed.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use schemas::{
 use super::{
     average, history,
     next::Job,
-    record::{Record, Step},
+    record::{Record, ShardState, Step},
 };
 
 /// Averages that are kept, counted from the last.
@@ -64,7 +64,7 @@ pub(super) fn after_end(record: &Record) -> Vec<Purge> {
         Payload::Inference(_) => None,
     };
     // An inference job's zips belong to the sites, and wait to be downloaded.
-    if training.is_none() && matches!(record.end, Some(Event::Finished(_))) {
+    if training.is_none() || !matches!(record.end, Some(Event::Finished(_))) {
         return Vec::new();
     }
     let all_of = |member: &schemas::event::Member| Purge {
@@ -119,6 +119,7 @@ fn updates(record: &Record, round: u32) -> Vec<Purge> {
     let needed = update_artifacts(record, round);
     update_artifacts(record, before)
         .iter()
+        .chain(&left_out(record, before))
         .filter(|update| !needed.contains(update))
         .map(Purge::one)
         .collect()
@@ -137,6 +138,26 @@ fn update_artifacts(record: &Record, round: u32) -> Vec<ArtifactRef> {
         }
         _ => Vec::new(),
     }
+}
+
+/// Updates of a round that came too late for its average.
+fn left_out(record: &Record, round: u32) -> Vec<ArtifactRef> {
+    let step = Step {
+        phase: Phase::TrainRound,
+        round,
+        pass: 0,
+    };
+    let Some(release) = record.release(step) else {
+        return Vec::new();
+    };
+    let without = record.without(release).unwrap_or_default();
+    let late = without
+        .iter()
+        .filter_map(|site| match record.shard(release, site, 0) {
+            ShardState::Done(TaskOutput::Trained { update, .. }) => update.clone(),
+            _ => None,
+        });
+    late.collect()
 }
 
 /// Averages before round `round` that are neither among the last nor the best.

@@ -1,9 +1,9 @@
 //! What is known of one job.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use schemas::{
-    event::{Accepted, Event, Release, SiteWork},
+    event::{Accepted, Cancelled, DeadlinePassed, Event, Failed, Release, Resumed, SiteWork},
     names::Phase,
     task::{Failure, Outcome, Task, TaskKey, TaskOutput, TaskResult},
 };
@@ -15,7 +15,10 @@ use crate::{
     tail::{self, Tailed},
 };
 
-use super::next::MAX_ATTEMPTS;
+use super::{
+    barrier::{self, Barrier, Waiting},
+    next::MAX_ATTEMPTS,
+};
 
 /// One pass of one phase in one round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,7 +64,8 @@ pub enum ShardState<'a> {
     Open(u32),
     /// It is done.
     Done(&'a TaskOutput),
-    /// It failed for good: a failure that is not retryable, the last attempt, or a closed task.
+    /// It failed for good, as far as nobody asks for more: a failure that is not retryable, the last attempt,
+    /// or a closed task.
     Ended(&'a TaskResult),
 }
 
@@ -74,23 +78,90 @@ pub struct Record {
     pub releases: Vec<Release>,
     /// How it ended: failed, cancelled or finished.
     pub end: Option<Event>,
+    /// How it was resumed, in stream order.
+    pub resumed: Vec<Resumed>,
+    /// The deadline of the last release.
+    pub deadline: Option<String>,
     /// Its results.
     pub results: BTreeMap<TaskKey, TaskResult>,
+    /// Deadlines that have passed.
+    passed: BTreeSet<(Step, String)>,
+    /// Attempts that somebody asked to be followed by another.
+    retried: BTreeSet<TaskKey>,
+    /// Places of the steps among the releases.
+    places: HashMap<Step, usize>,
 }
 
 impl Record {
-    /// Takes the next event of the stream. An event seen before, or after the end, changes nothing.
+    /// Takes the next event of the stream. An event seen before changes nothing, nor does an end that came to
+    /// its decision before the job was resumed. A release behind an end stands: a resumed job goes on from it.
     pub fn event(&mut self, event: Event) {
-        if self.end.is_some() {
-            return;
-        }
+        let resumes = self.resumes();
         match event {
             Event::Accepted(accepted) if self.accepted.is_none() => self.accepted = Some(*accepted),
             Event::Released(release) if self.release(Step::of(&release)).is_none() => {
-                self.releases.push(release)
+                self.places.insert(Step::of(&release), self.releases.len());
+                self.deadline.clone_from(&release.deadline);
+                self.releases.push(release);
             }
-            event if event.is_end() => self.end = Some(event),
+            Event::DeadlinePassed(event) => {
+                let DeadlinePassed {
+                    phase,
+                    round,
+                    pass,
+                    deadline,
+                    ..
+                } = event;
+                self.passed.insert((Step { phase, round, pass }, deadline));
+            }
+            Event::Resumed(event) if event.number == resumes + 1 => {
+                self.retried.extend(event.retry.iter().cloned());
+                if event.deadline.is_some() {
+                    self.deadline.clone_from(&event.deadline);
+                }
+                self.end = None;
+                self.resumed.push(event);
+            }
+            Event::Failed(Failed { resumes: at, .. }) | Event::Cancelled(Cancelled { resumes: at, .. })
+                if at != resumes => {}
+            Event::Finished(finished) if finished.resumes != resumes => {}
+            event if event.is_end() && self.end.is_none() => self.end = Some(event),
             _ => {}
+        }
+    }
+
+    /// How often the job was resumed.
+    pub fn resumes(&self) -> u32 {
+        self.resumed.len() as u32
+    }
+
+    /// Whether the last release's deadline has passed.
+    pub fn overdue(&self) -> bool {
+        let (Some(release), Some(deadline)) = (self.releases.last(), &self.deadline) else {
+            return false;
+        };
+        self.passed.contains(&(Step::of(release), deadline.clone()))
+    }
+
+    /// What a job that has not ended waits for.
+    pub fn waiting(&self) -> Option<Waiting> {
+        let release = self.releases.last().filter(|_| self.end.is_none())?;
+        match barrier::of(self, release) {
+            Barrier::Open => Some(barrier::waiting(self, release)),
+            _ => None,
+        }
+    }
+
+    /// The sites that the job went on without after a released step; none while the step is open. The release
+    /// behind it has frozen them; before there is one, they are as the results say.
+    pub fn without(&self, release: &Release) -> Option<Vec<String>> {
+        let place = self.places.get(&Step::of(release))?;
+        match self.releases.get(place + 1) {
+            Some(next) => Some(next.without.clone()),
+            None => match barrier::of(self, release) {
+                Barrier::Complete(without) => Some(without),
+                _ => None,
+            },
         }
     }
 
@@ -101,12 +172,12 @@ impl Record {
 
     /// The release of a step.
     pub fn release(&self, step: Step) -> Option<&Release> {
-        self.releases.iter().find(|release| Step::of(release) == step)
+        self.places.get(&step).map(|&place| &self.releases[place])
     }
 
     /// Where a shard of a released step stands.
     pub fn shard(&self, release: &Release, site: &str, shard: u32) -> ShardState<'_> {
-        let mut attempt = 1;
+        let (mut attempt, mut tries) = (1, 1);
         loop {
             let key = key(release, site, shard, attempt);
             let Some(result) = self.results.get(&key) else {
@@ -114,13 +185,16 @@ impl Record {
             };
             match &result.outcome {
                 Outcome::Done { output } => return ShardState::Done(output),
-                Outcome::Failed { failure } if failure.retryable && attempt < MAX_ATTEMPTS => attempt += 1,
+                Outcome::Closed { resumes, .. } if *resumes < self.resumes() => tries = 1,
+                Outcome::Failed { .. } if self.retried.contains(&result.key) => tries = 1,
+                Outcome::Failed { failure } if failure.retryable && tries < MAX_ATTEMPTS => tries += 1,
                 _ => return ShardState::Ended(result),
             }
+            attempt += 1;
         }
     }
 
-    /// A step's outputs in site and shard order, when all are done.
+    /// A step's outputs in site and shard order, of the sites that count, when the job goes on from it.
     pub fn outputs(&self, release: &Release) -> Option<Vec<(String, Vec<TaskOutput>)>> {
         let done = |work: &SiteWork| {
             let shards = (0..work.shards).map(|shard| match self.shard(release, &work.site, shard) {
@@ -129,10 +203,12 @@ impl Record {
             });
             Some((work.site.clone(), shards.collect::<Option<Vec<_>>>()?))
         };
-        release.work.iter().map(done).collect()
+        let without = self.without(release)?;
+        let counted = release.work.iter().filter(|work| !without.contains(&work.site));
+        counted.map(done).collect()
     }
 
-    /// The outputs of a step that was released and is done; empty otherwise.
+    /// The outputs of a step that was released and is complete; empty otherwise.
     pub fn outputs_of(&self, step: Step) -> Vec<(String, Vec<TaskOutput>)> {
         self.release(step)
             .and_then(|release| self.outputs(release))

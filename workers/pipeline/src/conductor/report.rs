@@ -14,7 +14,7 @@ use super::{
 use crate::metrics::Metrics;
 
 /// The states of a job, as the label `state` names them.
-const STATES: [&str; 4] = ["running", "failed", "cancelled", "finished"];
+const STATES: [&str; 5] = ["running", "paused", "failed", "cancelled", "finished"];
 
 /// Sets a job's metrics from its record.
 pub(super) fn report(metrics: &Metrics, record: &Record) {
@@ -23,6 +23,7 @@ pub(super) fn report(metrics: &Metrics, record: &Record) {
     };
     let job = &*accepted.job;
     let state = match &record.end {
+        None if record.overdue() => "paused",
         None => "running",
         Some(Event::Failed(_)) => "failed",
         Some(Event::Cancelled(_)) => "cancelled",

@@ -44,5 +44,6 @@ pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> 
         results: Some(archive.clone()),
         segmentations: Vec::new(),
         history: history::of(job.record, job.accepted).history,
+        resumes: job.record.resumes(),
     })))
 }

@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     memory::Memory,
     next::{Action, is_settled, next},
+    record::Record,
     report::report,
     submit::Known,
 };
 use crate::{
-    Error, artifacts,
+    Error, artifacts, clock,
     connection::Connection,
     metrics::Metrics,
     publish::{self, Created},
@@ -80,7 +81,8 @@ impl Conductor {
             if reached(&jobs_left) && reached(&results_left) {
                 self.act(&mut memory).await;
             }
-            let retry = !memory.changed.is_empty() || !memory.submits.is_empty();
+            let retry =
+                !(memory.changed.is_empty() && memory.submits.is_empty() && memory.forgotten.is_empty());
             tokio::select! {
                 Some(message) = jobs.recv() => {
                     let mut next = Some(message);
@@ -133,6 +135,7 @@ impl Conductor {
     /// Decides what is submitted and does what follows for every changed job. What fails stays to be done.
     async fn act(&self, memory: &mut Memory) {
         self.decide_all(memory).await;
+        self.remember(memory).await;
         for job in std::mem::take(&mut memory.changed) {
             let Some(record) = memory.records.get(&job) else {
                 continue;
@@ -141,7 +144,7 @@ impl Conductor {
             let done = memory.done.entry(job.clone()).or_default();
             let todo: Vec<(String, Action)> = next(record)
                 .into_iter()
-                .map(|action| (name(&action), action))
+                .map(|action| (name(&action), timed(record, action)))
                 .filter(|(name, _)| !done.contains(name))
                 .collect();
             let outcomes: Vec<_> = stream::iter(todo)
@@ -162,7 +165,7 @@ impl Conductor {
             let settled = is_settled(record);
             match failed {
                 Some((error @ Error::Refused { .. }, Action::Publish(_) | Action::Task(_))) => {
-                    self.give_up(&job, &error).await;
+                    self.give_up(&job, record.resumes(), &error).await;
                 }
                 Some(_) => drop(memory.changed.insert(job)),
                 None if settled => {
@@ -170,6 +173,22 @@ impl Conductor {
                     memory.settle(job);
                 }
                 None => {}
+            }
+        }
+    }
+
+    /// Reads jobs anew that were resumed after all was done for them.
+    async fn remember(&self, memory: &mut Memory) {
+        for job in std::mem::take(&mut memory.forgotten) {
+            match Record::load(&self.connection, &job).await {
+                Ok(record) => {
+                    memory.records.insert(job.clone(), record);
+                    memory.changed.insert(job);
+                }
+                Err(error) => {
+                    tracing::warn!("job {job}: {error}; trying again");
+                    memory.forgotten.insert(job);
+                }
             }
         }
     }
@@ -229,7 +248,7 @@ impl Conductor {
     async fn perform(&self, action: &Action) -> Result<(), Error> {
         match action {
             Action::Publish(event) => {
-                let subject = subject_of(event);
+                let subject = subjects::event(event);
                 publish::create(&self.connection, &subject, publish::encode(event)).await?;
             }
             Action::Task(task) => {
@@ -237,6 +256,17 @@ impl Conductor {
                     &self.connection,
                     &subjects::task(&task.key),
                     publish::encode(task),
+                )
+                .await?;
+            }
+            Action::Timer(timer) => {
+                let passed = &timer.passed;
+                publish::schedule(
+                    &self.connection,
+                    &subjects::timer(passed, timer.resumes),
+                    &passed.deadline,
+                    &subjects::deadline(passed),
+                    publish::encode(&Event::DeadlinePassed(passed.clone())),
                 )
                 .await?;
             }
@@ -262,16 +292,17 @@ impl Conductor {
     }
 
     /// A message that the server will never take ends the job.
-    async fn give_up(&self, job: &str, error: &Error) {
+    async fn give_up(&self, job: &str, resumes: u32, error: &Error) {
         let end = Event::Failed(Failed {
             job: job.to_owned(),
             site: ORCHESTRATOR.to_owned(),
             phase: Phase::Aggregate,
             round: 0,
             failure: Failure::fatal("message-refused", error.to_string()),
+            resumes,
         });
         if let Err(error) =
-            publish::create(&self.connection, &subjects::end(job), publish::encode(&end)).await
+            publish::create(&self.connection, &subjects::event(&end), publish::encode(&end)).await
         {
             tracing::error!("job {job}: {error}");
         }
@@ -285,24 +316,27 @@ fn pass(left: &mut Option<u64>, sequence: u64) {
     }
 }
 
-/// The subject of a release or an end.
-fn subject_of(event: &Event) -> String {
-    match event {
-        Event::Released(release) => {
-            subjects::release(&release.job, release.phase, release.round, release.pass)
-        }
-        Event::Accepted(accepted) => subjects::verdict(&accepted.job, accepted.submit),
-        Event::Rejected(rejected) => subjects::verdict(&rejected.job, rejected.submit),
-        Event::Failed(_) | Event::Cancelled(_) | Event::Finished(_) => subjects::end(event.job()),
+/// A release with the deadline of its sites: the only thing of it that is no function of the job's record.
+fn timed(record: &Record, mut action: Action) -> Action {
+    let seconds = record
+        .accepted
+        .as_ref()
+        .and_then(|accepted| accepted.message.federation.round_deadline_seconds);
+    if let (Action::Publish(Event::Released(release)), Some(seconds)) = (&mut action, seconds)
+        && !release.phase.at_orchestrator()
+    {
+        release.deadline = Some(clock::after(seconds));
     }
+    action
 }
 
 /// What tells one action of a job from another.
 fn name(action: &Action) -> String {
     match action {
-        Action::Publish(event) => subject_of(event),
+        Action::Publish(event) => subjects::event(event),
         Action::Task(task) => subjects::task(&task.key),
         Action::Close(result) => subjects::result(&result.key),
+        Action::Timer(timer) => subjects::timer(&timer.passed, timer.resumes),
         Action::Purge(purge) => match &purge.digest {
             Some(digest) => subjects::chunks(&purge.owner, &purge.job, digest),
             None => subjects::artifacts(&purge.owner, &purge.job),
@@ -316,6 +350,6 @@ fn rejected(job: &str, submit: u64, error: &Error) -> Event {
         submit,
         path: ".".to_owned(),
         reason: error.to_string(),
-        time: crate::clock::now(),
+        time: clock::now(),
     })
 }

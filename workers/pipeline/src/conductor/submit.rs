@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use schemas::{
     Invalid, PROTOCOL_VERSION,
-    event::{Accepted, Member},
+    event::{Accepted, Event, Member},
     job::{Device, JobMessage, Payload},
     names,
     site::Announce,
@@ -20,8 +20,29 @@ pub(super) struct Known {
     pub accepted: Accepted,
     /// Whether it has ended.
     pub ended: bool,
+    /// How often it was resumed.
+    pub resumes: u32,
     /// Its results folder, when it finished training.
     pub results: Option<ArtifactRef>,
+}
+
+impl Known {
+    /// Takes an event of the job, as its record does.
+    pub fn happened(&mut self, event: &Event) {
+        match event {
+            Event::Resumed(resumed) if resumed.number == self.resumes + 1 => {
+                self.resumes = resumed.number;
+                self.ended = false;
+            }
+            event if event.resumes() == Some(self.resumes) && !self.ended => {
+                self.ended = true;
+                if let Event::Finished(finished) = event {
+                    self.results.clone_from(&finished.results);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The id of a submit: the message's own, or `job-<sequence>`. Also for a message that is no job.

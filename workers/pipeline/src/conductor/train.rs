@@ -16,15 +16,9 @@ use super::{
 
 /// A round of training from global weights.
 pub(super) fn release(job: &Job<'_>, round: u32, base: Weights) -> Result<Event, Failure> {
-    let start = job.training()?.starting_fed_round;
     let previous = match job.accepted.message.federation.momentum {
         Momentum::Reset => Vec::new(),
-        Momentum::Keep if round > start => average::updates(job.record, round - 1),
-        Momentum::Keep => job
-            .accepted
-            .continues
-            .as_ref()
-            .map_or(Vec::new(), |earlier| earlier.updates.clone()),
+        Momentum::Keep => average::last_updates(job.record, job.accepted, round),
     };
     let step = Step {
         phase: Phase::TrainRound,

@@ -68,11 +68,14 @@ impl TaskContext {
         &self.key
     }
 
-    /// Says how far the work is. `done` of the same `what` beyond what any earlier delivery reached counts
-    /// as progress against a crash loop, so count what survives a crash: epochs, cases, not iterations.
-    /// Published at most four times a second, and at the end.
-    pub fn progress(&self, what: &str, done: usize, total: usize) {
+    /// Notes that `done` of what outlives a crash are finished: epochs, cases, not iterations. More than any earlier
+    /// delivery reached is progress against a crash loop.
+    pub fn finished(&self, what: &str, done: usize) {
         self.deliveries.advanced(what, done as u64);
+    }
+
+    /// Says how far the work is, to whoever watches. Published at most four times a second, and at the end.
+    pub fn progress(&self, what: &str, done: usize, total: usize) {
         let now = Instant::now();
         if let Ok(mut last) = self.last_progress.lock() {
             if done < total && last.is_some_and(|last| now - last < PROGRESS_INTERVAL) {

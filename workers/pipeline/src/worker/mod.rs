@@ -7,6 +7,7 @@ mod context;
 mod deliveries;
 mod queue;
 mod run;
+mod share;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ use crate::{connection::Connection, gate::Gate, metrics::Metrics, streams::Pace}
 
 pub use context::{Described, TaskContext};
 pub use run::announce;
+pub use share::share;
 
 /// What one phase does with one task. The binary implements it.
 pub trait Phase: Send + Sync + 'static {

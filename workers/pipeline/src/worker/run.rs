@@ -28,6 +28,9 @@ use crate::{Error, clock, connection::Connection, publish, subjects};
 
 /// The handler's stack: as a program's main thread has, not the 2 MiB of other threads.
 const STACK_BYTES: usize = 16 << 20;
+/// Between two looks at whether the task was closed, which stops the work: a cancelled job ends within seconds.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// Tells the federation of a site: its data sets, devices and version. The last word stands.
 pub async fn announce(connection: &Connection, announce: &Announce) -> Result<(), Error> {
     names::check_site("site", &announce.site)?;
@@ -207,7 +210,8 @@ impl<P: Phase> Worker<P> {
             tracing::error!("cannot start a thread: {error}");
             return Ended::Came(Err(Failure::retryable("no-thread", "the system gave no thread")));
         }
-        let mut closed = false;
+        let (mut closed, mut beaten) = (false, Instant::now());
+        let heartbeat = self.settings.pace.heartbeat;
         loop {
             tokio::select! {
                 outcome = &mut came => {
@@ -219,9 +223,12 @@ impl<P: Phase> Worker<P> {
                     };
                 }
                 () = stop.cancelled(), if !flag.load(Ordering::Relaxed) => flag.store(true, Ordering::Relaxed),
-                () = sleep(self.settings.pace.heartbeat) => {
-                    if let Err(error) = message.ack_with(AckKind::Progress).await {
-                        tracing::debug!("heartbeat: {error}");
+                () = sleep(LOOK.min(heartbeat)) => {
+                    if beaten.elapsed() >= heartbeat {
+                        beaten = Instant::now();
+                        if let Err(error) = message.ack_with(AckKind::Progress).await {
+                            tracing::debug!("heartbeat: {error}");
+                        }
                     }
                     if !closed && answered(&self.connection, &key).await.unwrap_or(false) {
                         closed = true;

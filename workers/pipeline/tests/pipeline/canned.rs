@@ -141,7 +141,9 @@ pub fn output(
             }
         }
         TaskInput::Preprocess { .. } => TaskOutput::Preprocessed { made: 2, cached: 0 },
-        TaskInput::TrainRound { epochs_before, .. } => {
+        TaskInput::TrainRound {
+            epochs_before, base, ..
+        } => {
             let epochs = match key.pass {
                 0 => 2,
                 _ => 0,
@@ -154,6 +156,7 @@ pub fn output(
                 seconds: 1.0,
             };
             TaskOutput::Trained {
+                base: base.digest().to_owned(),
                 update: match key.pass {
                     0 => Some(artifact("update")?),
                     _ => None,

@@ -18,7 +18,6 @@ use schemas::{
     event::Event,
     job::JobMessage,
     names::{self, ORCHESTRATOR},
-    task::Outcome,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +27,7 @@ use crate::{
     server::{PATIENCE, Private, connect, crash, private, until},
 };
 
-const SITES: [&str; 3] = ["a", "b", "c"];
+pub const SITES: [&str; 3] = ["a", "b", "c"];
 
 /// Short, so that a task of a vanished worker comes again soon.
 pub const PACE: Pace = Pace {
@@ -55,7 +54,12 @@ pub fn start<P: Phase>(
     tokio::spawn(worker.run(stop.clone()))
 }
 
-fn conduct(connection: Connection, metrics: &Metrics, stop: &CancellationToken) {
+/// One conductor on the test's own connection.
+pub fn conduct(private: &Private, stop: &CancellationToken) {
+    conduct_on(private.connection.clone(), &Metrics::new(), stop);
+}
+
+fn conduct_on(connection: Connection, metrics: &Metrics, stop: &CancellationToken) {
     let check = Arc::new(|message: &JobMessage| match message.federation.seed {
         13 => Err(schemas::Invalid::new("federation.seed", "13: unlucky")),
         _ => Ok(vec!["a warning".to_owned()]),
@@ -64,7 +68,8 @@ fn conduct(connection: Connection, metrics: &Metrics, stop: &CancellationToken) 
     tokio::spawn(conductor.run(stop.clone()));
 }
 
-async fn federation(private: &Private, stop: &CancellationToken) {
+/// The consumers of all sites, which have announced themselves, and of the orchestrator.
+pub async fn set_up(private: &Private) {
     for site in SITES {
         streams::set_up_site(&private.connection, site, PACE)
             .await
@@ -72,20 +77,31 @@ async fn federation(private: &Private, stop: &CancellationToken) {
         announce(&private.connection, &canned::announce(site))
             .await
             .unwrap();
+    }
+    streams::set_up_site(&private.connection, ORCHESTRATOR, PACE)
+        .await
+        .unwrap();
+}
+
+async fn federation(private: &Private, stop: &CancellationToken) {
+    set_up(private).await;
+    for site in SITES {
         start(private, site, canned::Fingerprint, stop);
         start(private, site, canned::PlanVerify, stop);
         start(private, site, canned::Preprocess, stop);
         start(private, site, canned::TrainRound, stop);
         start(private, site, canned::Infer, stop);
     }
-    streams::set_up_site(&private.connection, ORCHESTRATOR, PACE)
-        .await
-        .unwrap();
+    orchestrate(private, stop);
+}
+
+/// The orchestrator's workers.
+pub fn orchestrate(private: &Private, stop: &CancellationToken) {
     start(private, ORCHESTRATOR, canned::Aggregate, stop);
     start(private, ORCHESTRATOR, canned::Average, stop);
 }
 
-async fn accept(client: &Client, message: &JobMessage) -> String {
+pub async fn accept(client: &Client, message: &JobMessage) -> String {
     let submit = client.submit(message).await.unwrap();
     match client.verdict(submit).await.unwrap() {
         Verdict::Accepted(accepted) => accepted.job,
@@ -105,7 +121,7 @@ async fn reject(client: &Client, message: &[u8]) -> (String, String) {
 }
 
 /// Watches a job to its end.
-async fn ended(client: &Client, job: &str) -> Event {
+pub async fn ended(client: &Client, job: &str) -> Event {
     let mut events = client.watch(job).await.unwrap();
     let mut end = None;
     let watching = async {
@@ -122,7 +138,7 @@ async fn ended(client: &Client, job: &str) -> Event {
 }
 
 /// The subjects of all messages of a stream.
-async fn stored(connection: &Connection, stream: &str) -> Vec<String> {
+pub async fn stored(connection: &Connection, stream: &str) -> Vec<String> {
     let all = tail::read_all(connection, stream, ">").await.unwrap();
     all.into_iter().map(|message| message.subject).collect()
 }
@@ -134,7 +150,7 @@ async fn jobs_go_through_while_the_server_crashes_and_conductors_race() {
     let metrics = Metrics::new();
     federation(&private, &stop).await;
     for _ in 0..2 {
-        conduct(connect(&private.server.access()).await, &metrics, &stop);
+        conduct_on(connect(&private.server.access()).await, &metrics, &stop);
     }
     let client = Client::new(private.connection.clone());
     let job = accept(&client, &canned::training(None, &SITES, 6)).await;
@@ -156,7 +172,7 @@ async fn jobs_go_through_while_the_server_crashes_and_conductors_race() {
     reached(names::Phase::TrainRound, 1).await;
     crash(&private.server).await;
     // A third conductor, which knows nothing, joins in the middle.
-    conduct(connect(&private.server.access()).await, &metrics, &stop);
+    conduct_on(connect(&private.server.access()).await, &metrics, &stop);
     let Event::Finished(finished) = ended(&client, &job).await else {
         panic!("{:?}", client.snapshot(&job).await.unwrap().record.end);
     };
@@ -237,7 +253,7 @@ async fn jobs_go_through_while_the_server_crashes_and_conductors_race() {
 async fn messages_that_are_no_job_are_rejected_with_their_field() {
     let private = private().await;
     let stop = CancellationToken::new();
-    conduct(private.connection.clone(), &Metrics::new(), &stop);
+    conduct(&private, &stop);
     let client = Client::new(private.connection.clone());
     let good = canned::training(Some("used"), &["a", "b"], 1);
     let text = |message: &JobMessage| serde_json::to_value(message).unwrap();
@@ -354,41 +370,5 @@ async fn messages_that_are_no_job_are_rejected_with_their_field() {
         (after.state, after.record.accepted),
         (State::Running, before.record.accepted)
     );
-    stop.cancel();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_job_closes_its_tasks() {
-    let private = private().await;
-    let stop = CancellationToken::new();
-    for site in SITES {
-        announce(&private.connection, &canned::announce(site))
-            .await
-            .unwrap();
-    }
-    conduct(private.connection.clone(), &Metrics::new(), &stop);
-    let client = Client::new(private.connection.clone());
-    let job = accept(&client, &canned::training(Some("doomed"), &SITES, 1)).await;
-    until("the first tasks are there", async || {
-        stored(&private.connection, streams::TASKS).await.len() == 3
-    })
-    .await;
-    client.cancel(&job, "a mistake").await.unwrap();
-    let again = client.cancel(&job, "a mistake").await.unwrap_err();
-    assert_eq!(again.to_string(), "job doomed has ended already: cancelled");
-    assert!(matches!(ended(&client, &job).await, Event::Cancelled(_)));
-    until("the tasks are closed", async || {
-        stored(&private.connection, streams::RESULTS).await.len() == 3
-    })
-    .await;
-    let record = client.snapshot(&job).await.unwrap().record;
-    for result in record.results.values() {
-        let Outcome::Closed { reason } = &result.outcome else {
-            panic!("{result:?}");
-        };
-        assert_eq!(reason, "the job was cancelled: a mistake");
-    }
-    let none = client.cancel("no-such", "").await.unwrap_err();
-    assert_eq!(none.to_string(), "there is no job \"no-such\"");
     stop.cancel();
 }

@@ -2,6 +2,8 @@
 
 mod artifacts;
 mod canned;
+mod elastic;
+mod histories;
 mod jobs;
 mod model;
 mod server;

@@ -95,7 +95,7 @@ async fn a_publisher_that_expects_nothing_is_stopped_by_the_server_and_told_it_i
 async fn a_message_beyond_the_servers_bound_is_refused() {
     let private = private().await;
     let huge = Bytes::from(vec![b' '; 9 << 20]);
-    let refused = publish::create(&private.connection, &subjects::end("j"), huge).await;
+    let refused = publish::create(&private.connection, &subjects::end("j", 0), huge).await;
     assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
 }
 
@@ -107,7 +107,7 @@ async fn a_tail_goes_on_after_a_crash_without_loss_or_repetition() {
     let reading = tail::tail(
         connection.clone(),
         streams::JOBS,
-        "rounds.job.*.end".into(),
+        subjects::ALL_ENDS.into(),
         1,
         sender,
     );
@@ -117,7 +117,7 @@ async fn a_tail_goes_on_after_a_crash_without_loss_or_repetition() {
         if number == 20 || number == 40 {
             crash(&private.server).await;
         }
-        let subject = subjects::end(&format!("j{number}"));
+        let subject = subjects::end(&format!("j{number}"), 0);
         publish::create(&connection, &subject, Bytes::from_static(b"{}"))
             .await
             .unwrap();
@@ -132,7 +132,7 @@ async fn a_tail_goes_on_after_a_crash_without_loss_or_repetition() {
         seen.push(receiver.recv().await.unwrap().subject);
     }
     let expected: Vec<String> = (0..60)
-        .map(|number| subjects::end(&format!("j{number}")))
+        .map(|number| subjects::end(&format!("j{number}"), 0))
         .collect();
     assert_eq!(seen, expected);
 }

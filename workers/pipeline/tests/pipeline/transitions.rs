@@ -166,6 +166,38 @@ fn models_that_differ_and_artifacts_of_others_are_refused() {
 }
 
 #[test]
+fn an_update_from_other_weights_is_never_averaged() {
+    let stale = |task: &Task, output: &mut TaskOutput| {
+        if let (TaskOutput::Trained { base, .. }, "b", 1, 0) =
+            (output, &*task.key.site, task.key.round, task.key.pass)
+        {
+            *base = schemas::sha256(b"the round before");
+        }
+    };
+    let mut job = jobs().remove(0);
+    let end = after_one_step(&job, Phase::TrainRound, stale);
+    let Event::Failed(failed) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!((&*failed.site, &*failed.failure.code), ("b", "stale-base"));
+    // Where two sites are enough, the round goes on without it, and the next one with it.
+    job.message.federation.min_sites = Some(2);
+    let end = after_one_step(&job, Phase::TrainRound, stale);
+    let Event::Finished(finished) = end else {
+        panic!("{end:?}");
+    };
+    let without: Vec<&[String]> = finished
+        .history
+        .scores
+        .iter()
+        .map(|score| &*score.without)
+        .collect();
+    assert_eq!(without[0], [""; 0]);
+    assert_eq!(without[1], ["b"]);
+    assert_eq!(without[2], [""; 0]);
+}
+
+#[test]
 fn three_attempts_and_no_more() {
     let accepted = &jobs()[1];
     let mut world = World::of(accepted.clone());

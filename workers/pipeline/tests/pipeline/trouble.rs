@@ -132,6 +132,7 @@ async fn trouble_in_a_handler_is_a_result_and_the_worker_goes_on() {
         key: task(round).key,
         outcome: Outcome::Closed {
             reason: "cancelled".into(),
+            resumes: 0,
         },
         made: None,
     };
@@ -199,7 +200,7 @@ impl Phase for Hangs {
     const NAME: names::Phase = names::Phase::TrainRound;
 
     fn run(&self, _: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
-        context.progress("epochs", self.progress, 10);
+        context.finished("epochs", self.progress);
         self.begun.fetch_add(1, Ordering::SeqCst);
         while !context.stopped() {
             std::thread::sleep(Duration::from_millis(5));

@@ -31,7 +31,7 @@ impl Download {
             bail!(
                 "job {} is {}: only a finished job has results",
                 self.job,
-                super::list::state(snapshot.state)
+                snapshot.state.as_str()
             );
         };
         for path in fetch(&client, finished, &self.output).await? {

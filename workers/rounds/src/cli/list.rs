@@ -1,7 +1,6 @@
 //! `rounds list`: all jobs, oldest first.
 
 use clap::Args;
-use pipeline::client::State;
 
 use super::Server;
 
@@ -27,23 +26,12 @@ impl List {
             println!(
                 "{:<24} {:<9} {:<10} {phase:<18} {:<20} {}",
                 job.job,
-                state(job.state),
+                job.state.as_str(),
                 job.mode,
                 job.time,
                 job.datasets.join(",")
             );
         }
         Ok(())
-    }
-}
-
-/// A state's one spelling.
-pub fn state(state: State) -> &'static str {
-    match state {
-        State::Rejected => "rejected",
-        State::Running => "running",
-        State::Failed => "failed",
-        State::Cancelled => "cancelled",
-        State::Finished => "finished",
     }
 }

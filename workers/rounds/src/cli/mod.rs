@@ -1,6 +1,7 @@
 //! The command line: one command, one file.
 
 mod cancel;
+mod dead;
 mod demo;
 mod demo_data;
 mod download;
@@ -8,6 +9,8 @@ mod list;
 pub mod nnunet;
 mod orchestrator;
 mod overlay;
+mod resume;
+mod retry;
 mod show;
 mod site;
 mod sites;
@@ -57,6 +60,12 @@ enum Command {
     Watch(watch::Watch),
     /// Cancel a job
     Cancel(cancel::Cancel),
+    /// Let a job go on that failed or was cancelled, or train a finished one for more rounds
+    Resume(resume::Resume),
+    /// List tasks that failed for good, with their reason
+    Dead(dead::Dead),
+    /// Try tasks again that failed for good
+    Retry(retry::Retry),
     /// Download what a job made
     Download(download::Download),
     /// List the sites and their data sets
@@ -176,6 +185,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Show(show) => on_runtime(show.run()),
         Command::Watch(watch) => on_runtime(watch.run()),
         Command::Cancel(cancel) => on_runtime(cancel.run()),
+        Command::Resume(resume) => on_runtime(resume.run()),
+        Command::Dead(dead) => on_runtime(dead.run()),
+        Command::Retry(retry) => on_runtime(retry.run()),
         Command::Download(download) => on_runtime(download.run()),
         Command::Sites(sites) => on_runtime(sites.run()),
         Command::Demo(demo) => demo.run(),

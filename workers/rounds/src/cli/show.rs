@@ -6,7 +6,7 @@ use schemas::{
     task::{Outcome, TaskOutput},
 };
 
-use super::{Server, list::state, watch};
+use super::{Server, watch};
 
 /// Show what happened to a job
 #[derive(Args)]
@@ -28,17 +28,19 @@ impl Show {
         if self.json {
             let document = serde_json::json!({
                 "job": snapshot.job,
-                "state": state(snapshot.state),
+                "state": snapshot.state.as_str(),
                 "rejected": snapshot.rejected,
                 "accepted": record.accepted,
                 "releases": record.releases,
+                "resumed": record.resumed,
+                "waiting": record.waiting().map(|waiting| waiting.silent),
                 "results": record.results.values().collect::<Vec<_>>(),
                 "end": record.end,
             });
             println!("{}", serde_json::to_string_pretty(&document)?);
             return Ok(());
         }
-        println!("{} {}", snapshot.job, state(snapshot.state));
+        println!("{} {}", snapshot.job, snapshot.state.as_str());
         if let Some(rejected) = &snapshot.rejected {
             println!("  {}: {}", rejected.path, rejected.reason);
         }
@@ -84,7 +86,7 @@ impl Show {
                             .case
                             .map_or(String::new(), |case| format!(" (case {case} of its list)")),
                     )),
-                    Outcome::Closed { reason } => {
+                    Outcome::Closed { reason, .. } => {
                         lines.push(format!("    {}: closed: {reason}", result.key.site))
                     }
                 }
@@ -94,6 +96,18 @@ impl Show {
                 release.phase, release.round, release.pass
             );
             lines.iter().for_each(|line| println!("{line}"));
+            for site in record.without(release).unwrap_or_default() {
+                println!("    {site}: late or failed, and counts nowhere");
+            }
+        }
+        for resumed in &record.resumed {
+            let retried = resumed.retry.len();
+            println!("  resumed {}: {retried} failed tasks tried again", resumed.time);
+        }
+        if let Some(waiting) = record.waiting()
+            && record.overdue()
+        {
+            println!("  {}", watch::waiting(&waiting));
         }
         match &record.end {
             Some(Event::Finished(finished)) => watch::print_scores(&finished.history),

@@ -119,7 +119,8 @@ impl Up {
         let connection = Connection::open(&server.access(), "rounds-up", parts::PATIENCE, &metrics).await?;
         super::serve_metrics(self.metrics.as_deref(), &metrics, &stop).await?;
         for site in &sites {
-            parts::set_up_site(&connection, site).await?;
+            // The server and the sites' folders lie in one home: there is no second worker to refuse.
+            parts::set_up_site(&connection, site, true).await?;
             parts::introduce(&connection, site).await?;
         }
         ready();

@@ -6,7 +6,10 @@ use anyhow::bail;
 use clap::Args;
 use futures::StreamExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use pipeline::client::{Client, Watched};
+use pipeline::{
+    client::{Client, Watched},
+    conductor::Waiting,
+};
 use schemas::{
     event::{Event, Failed, Finished, History, Release, Score},
     names::Phase,
@@ -56,6 +59,18 @@ pub async fn follow(client: &Client, job: &str) -> anyhow::Result<Finished> {
             }
             Watched::Event(Event::Rejected(rejected)) => {
                 bail!("job {job} was rejected: {}: {}", rejected.path, rejected.reason)
+            }
+            Watched::Event(Event::DeadlinePassed(passed)) => {
+                let snapshot = client.snapshot(job).await?;
+                let waiting = snapshot.record.waiting().filter(|_| snapshot.record.overdue());
+                view.say(match waiting {
+                    Some(waiting) => format!("  {}", self::waiting(&waiting)),
+                    None => format!("  the deadline {} has passed", passed.deadline),
+                });
+            }
+            Watched::Event(Event::Resumed(resumed)) => {
+                let retried = resumed.retry.len();
+                view.say(format!("resumed: {retried} failed tasks are tried again"));
             }
             Watched::Event(Event::Accepted(_)) => {}
             Watched::Result(result) => view.answered(&result),
@@ -149,6 +164,15 @@ impl View {
         bar.set_position(progress.done);
         bar.set_message(progress.what.clone());
     }
+}
+
+/// What a job past its deadline waits for.
+pub fn waiting(waiting: &Waiting) -> String {
+    let Waiting { silent, done, needed } = waiting;
+    format!(
+        "past the deadline: {done} sites are done, {needed} are needed; waiting for {}",
+        silent.join(", ")
+    )
 }
 
 /// A failed job, in a sentence.

@@ -25,12 +25,24 @@ pub struct Worker {
 impl Worker {
     /// Runs until interrupted.
     pub fn run(self) -> anyhow::Result<()> {
-        work(&self.settings, &self.phases, false)
+        work(&self.settings, &self.phases, Part::Worker)
     }
 }
 
+/// What a process is at its site.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// One of its workers.
+    Worker,
+    /// The site itself, which announces its data sets.
+    Site {
+        /// Its folder is a new one.
+        moved: bool,
+    },
+}
+
 /// Runs workers for `phases` until interrupted.
-pub fn work(settings: &Path, phases: &[Phase], announce: bool) -> anyhow::Result<()> {
+pub fn work(settings: &Path, phases: &[Phase], part: Part) -> anyhow::Result<()> {
     let site = Arc::new(Site::open(SiteSettings::read(settings)?)?);
     super::on_runtime(async {
         let stop = CancellationToken::new();
@@ -42,8 +54,8 @@ pub fn work(settings: &Path, phases: &[Phase], announce: bool) -> anyhow::Result
         let connection = Connection::open(&access, &name, parts::PATIENCE, &metrics).await?;
         // One slot a site folder: its workers share the machine's device.
         let gate = Gate::new(site.settings.root.join("slot"));
-        parts::set_up_site(&connection, &site).await?;
-        if announce {
+        parts::set_up_site(&connection, &site, part == Part::Site { moved: true }).await?;
+        if part != Part::Worker {
             parts::introduce(&connection, &site).await?;
         }
         parts::run_site(connection, site, phases, gate, metrics, stop).await

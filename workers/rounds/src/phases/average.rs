@@ -269,6 +269,9 @@ fn training_log(task: &Task, history: &History) -> String {
             } else {
                 "Pseudo dice"
             };
+            if !score.without.is_empty() {
+                let _ = writeln!(text, "scored without {}", score.without.join(", "));
+            }
             let dice: Vec<String> = score
                 .dice
                 .iter()

@@ -14,6 +14,7 @@ pub fn io(what: &str, path: &Path, error: &std::io::Error) -> Failure {
     tracing::error!("{}: {error}", path.display());
     match error.kind() {
         std::io::ErrorKind::StorageFull => Failure::fatal("disk-full", format!("{what}: the disk is full")),
+        std::io::ErrorKind::NotFound => Failure::retryable("missing-file", format!("{what}: it is missing")),
         kind => Failure::retryable("io", format!("{what}: {kind}")),
     }
 }
@@ -26,6 +27,9 @@ pub fn of_error(error: nnunet::Error) -> Failure {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             Failure::fatal("disk-full", "the disk is full")
         }
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Failure::retryable("missing-file", "a file is missing")
+        }
         Error::Io { source, .. } => Failure::retryable("io", format!("a file: {}", source.kind())),
         Error::BadFile { reason, .. } => Failure::fatal("bad-file", reason),
         Error::BadCase { reason, .. } => Failure::fatal("bad-case", reason),
@@ -36,6 +40,7 @@ pub fn of_error(error: nnunet::Error) -> Failure {
             "the device has too little free memory for the plan's batch",
         ),
         Error::Torch(message) => Failure::retryable("libtorch", message.lines().next().unwrap_or_default()),
+        Error::NotFinite(what) => Failure::fatal("not-finite", what),
         Error::Stopped => Failure::retryable("stopped", "the work was asked to stop"),
         other => Failure::fatal("failed", other.to_string()),
     }

@@ -353,6 +353,12 @@ fn collect(
         })
         .collect();
     let done = listed.iter().filter(|entry| entry["done"] == true).count();
+    let lost = |entry: &&serde_json::Value| entry["done"] != true && entry["failure"].is_null();
+    let lost = listed.iter().filter(lost).count();
+    if lost > 0 {
+        let message = format!("{lost} segmentations that were made are gone from the job's folder");
+        return Err(Failure::fatal("segmentations-lost", message));
+    }
     let summary = json!({
         "job": task.key.job,
         "site": task.key.site,

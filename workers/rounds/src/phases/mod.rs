@@ -5,6 +5,7 @@ pub mod average;
 pub mod failure;
 pub mod fingerprint;
 pub mod infer;
+pub mod mid_round;
 pub mod momentum;
 pub mod plan_verify;
 pub mod planned;
@@ -27,9 +28,15 @@ use crate::site::Site;
 /// Passes the algorithm's progress on to the pipeline.
 pub struct Watch<'a>(pub &'a TaskContext);
 
+/// What is counted that outlives a crash; iterations and tiles are done again.
+const LASTING: [&str; 2] = ["cases", "cases predicted"];
+
 impl Observer for Watch<'_> {
     fn advanced(&self, what: &str, done: usize, total: usize) {
         self.0.progress(what, done, total);
+        if LASTING.contains(&what) {
+            self.0.finished(what, done);
+        }
     }
     fn stop_requested(&self) -> bool {
         self.0.stopped()

@@ -51,7 +51,16 @@ pub fn load(site: &Site, task: &Task, update: Option<&str>) -> Result<MomentumSt
         );
         return Ok(MomentumState::default());
     };
-    let buffers = safetensors::read(&place.join(BUFFERS)).map_err(failure::of_error)?;
+    Ok(read(&place)?.unwrap_or_default())
+}
+
+/// The momentum in a folder; none where it is not there whole.
+pub fn read(place: &Path) -> Result<Option<MomentumState>, Failure> {
+    let buffers = place.join(BUFFERS);
+    if !buffers.exists() {
+        return Ok(None);
+    }
+    let buffers = safetensors::read(&buffers).map_err(failure::of_error)?;
     let file = place.join(SCALER);
     let scaler = match std::fs::read(&file) {
         Ok(bytes) => {
@@ -60,7 +69,7 @@ pub fn load(site: &Site, task: &Task, update: Option<&str>) -> Result<MomentumSt
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(failure::io("the gradient scaler", &file, &error)),
     };
-    Ok(MomentumState { buffers, scaler })
+    Ok(Some(MomentumState { buffers, scaler }))
 }
 
 fn scaler(bytes: &[u8]) -> Option<ScalerState> {
@@ -80,7 +89,13 @@ pub fn store(
     previous: Option<&str>,
 ) -> Result<(), Failure> {
     let folder = folder(site, &task.key.job);
-    let place = folder.join(update);
+    write(&folder.join(update), state)?;
+    forget(&folder, &[Some(update), previous]);
+    Ok(())
+}
+
+/// Writes the momentum into a folder.
+pub fn write(place: &Path, state: &MomentumState) -> Result<(), Failure> {
     if let Some(scaler) = state.scaler {
         let file = place.join(SCALER);
         let text = json!({ "scale": scaler.scale, "growth_tracker": scaler.growth_tracker }).to_string();
@@ -89,9 +104,7 @@ pub fn store(
     }
     let file = place.join(BUFFERS);
     write_whole(&file, &safetensors::to_bytes(&state.buffers))
-        .map_err(|error| failure::io("the momentum", &file, &error))?;
-    forget(&folder, &[Some(update), previous]);
-    Ok(())
+        .map_err(|error| failure::io("the momentum", &file, &error))
 }
 
 /// What is left over does no harm, so errors are not fatal.

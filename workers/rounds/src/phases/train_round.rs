@@ -1,4 +1,5 @@
 //! train-round: score the global weights, train local epochs, send the update. A scoring pass stops after the score.
+//! What a delivery has finished, the next one finds: the score, and each epoch.
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,13 +11,19 @@ use nnunet::{
 };
 use pipeline::worker::TaskContext;
 use schemas::{
-    job::FoldId,
+    job::{FoldId, TrainingPayload},
     task::{EpochReport, Failure, Pooled, Task, TaskInput, TaskOutput, Validation, Weights},
 };
 
 use super::{
-    Watch, average::fetch_weights, failure, momentum, planned::Planned, preprocess::cases_of, training,
-    unknown_input,
+    Watch,
+    average::fetch_weights,
+    failure, mid_round,
+    mid_round::{Reached, Trained},
+    momentum,
+    planned::Planned,
+    preprocess::cases_of,
+    training, unknown_input,
 };
 use crate::{memory::KeepFreed, site::Site};
 
@@ -40,31 +47,50 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         base,
         previous_update: previous_update.as_deref(),
     };
-    let mut trainer = trainer(site, task, context, &start, *total_epochs)?;
+    // Of the last round nothing is needed once its average is scored.
+    mid_round::forget_before(site, task, task.key.round + task.key.pass.min(1));
+    let (reached, trained) = match task.key.pass {
+        0 => mid_round::load(site, task, base.digest(), start.previous_update),
+        _ => None,
+    }
+    .unzip();
+    let mut trainer = trainer(site, task, context, &start, trained.flatten(), *total_epochs)?;
     let payload = training(task)?;
     let watch = Watch(context);
-
-    let counts = trainer
-        .validate(task.key.round as usize, &watch)
-        .map_err(failure::of_error)?;
-    let validation = Validation {
-        loss: counts.loss(),
-        true_positives: counts.true_positives,
-        false_positives: counts.false_positives,
-        false_negatives: counts.false_negatives,
-        on_training_cases: payload.fold_id == FoldId::All,
+    let mut reached = match reached {
+        Some(reached) => {
+            tracing::info!(
+                job = task.key.job,
+                site = task.key.site,
+                round = task.key.round,
+                "goes on behind {} finished epochs",
+                reached.epochs.len()
+            );
+            reached
+        }
+        None => {
+            let reached = Reached {
+                base: base.digest().to_owned(),
+                previous_update: previous_update.clone(),
+                validation: score(&trainer, task, payload, &watch)?,
+                epochs: Vec::new(),
+            };
+            if task.key.pass > 0 {
+                return Ok(TaskOutput::Trained {
+                    update: None,
+                    epochs: Vec::new(),
+                    validation: reached.validation,
+                    base: reached.base,
+                });
+            }
+            mid_round::store(site, task, &reached, &trainer)?;
+            reached
+        }
     };
-    if task.key.pass > 0 {
-        return Ok(TaskOutput::Trained {
-            update: None,
-            epochs: Vec::new(),
-            validation,
-        });
-    }
 
     let clock = Instant::now();
-    let mut epochs = Vec::new();
-    for epoch in *epochs_before..epochs_before + payload.epochs_per_round {
+    let done = reached.epochs.len() as u32;
+    for epoch in epochs_before + done..epochs_before + payload.epochs_per_round {
         let begun = Instant::now();
         let log = trainer
             .train_epoch(epoch as usize, &|| clock.elapsed().as_secs_f64(), &watch)
@@ -85,23 +111,30 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
             log.seconds.backward,
             log.seconds.optimise,
         );
-        epochs.push(EpochReport {
+        reached.epochs.push(EpochReport {
             epoch,
             learning_rate: log.learning_rate,
             train_loss: log.loss,
             iterations: log.iterations as u32,
             seconds: begun.elapsed().as_secs_f64(),
         });
+        mid_round::store(site, task, &reached, &trainer)?;
+        context.finished("epochs", reached.epochs.len());
     }
 
     let weights = trainer.weights().map_err(failure::of_error)?;
+    // Another attempt must not go on from what is no training.
+    let useless = |code: &str, message: &str| {
+        mid_round::forget_before(site, task, task.key.round + 1);
+        Failure::fatal(code, message)
+    };
     weights
         .check_finite()
-        .map_err(|error| Failure::fatal("nan-weights", failure::of_error(error).message))?;
+        .map_err(|error| useless("nan-weights", &failure::of_error(error).message))?;
     let bytes = safetensors::to_bytes(&weights);
     let digest = safetensors::digest(&bytes);
     if digest == base.digest() {
-        return Err(Failure::fatal(
+        return Err(useless(
             "unchanged-weights",
             "training left the weights as they were",
         ));
@@ -112,8 +145,28 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     let update = context.upload(bytes)?;
     Ok(TaskOutput::Trained {
         update: Some(update),
-        epochs,
-        validation,
+        epochs: reached.epochs,
+        validation: reached.validation,
+        base: reached.base,
+    })
+}
+
+/// How the global weights do on the site's validation cases.
+fn score(
+    trainer: &Trainer,
+    task: &Task,
+    payload: &TrainingPayload,
+    watch: &Watch,
+) -> Result<Validation, Failure> {
+    let counts = trainer
+        .validate(task.key.round as usize, watch)
+        .map_err(failure::of_error)?;
+    Ok(Validation {
+        loss: counts.loss(),
+        true_positives: counts.true_positives,
+        false_positives: counts.false_positives,
+        false_negatives: counts.false_negatives,
+        on_training_cases: payload.fold_id == FoldId::All,
     })
 }
 
@@ -129,6 +182,7 @@ fn trainer(
     task: &Task,
     context: &TaskContext,
     start: &Start,
+    trained: Option<Trained>,
     total_epochs: u32,
 ) -> Result<Trainer, Failure> {
     let payload = training(task)?;
@@ -136,8 +190,13 @@ fn trainer(
     let dataset = site.dataset(task)?;
     let planned = Planned::make(context, task, start.pooled, &dataset.name, dataset.reader.name())?;
     planned.must_be(start.plans_digest)?;
-    let weights = fetch_weights(context, task, &planned, start.base)?;
-    let momentum = momentum::load(site, task, start.previous_update)?;
+    let Trained { weights, momentum } = match trained {
+        Some(trained) => trained,
+        None => Trained {
+            weights: fetch_weights(context, task, &planned, start.base)?,
+            momentum: momentum::load(site, task, start.previous_update)?,
+        },
+    };
     let split = site.split(&dataset, payload.fold_id)?;
     let folder = cases_of(site, task, context, &dataset, &planned, &split)?;
     let open = |identifiers: Vec<String>| {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use schemas::names::Phase;
 
-use super::worker;
+use super::worker::{self, Part};
 
 /// Start a site with workers for all its phases
 #[derive(Args)]
@@ -16,6 +16,9 @@ pub struct Site {
     /// The site's settings (TOML; a commented sample is deploy/settings/site.toml)
     #[arg(required = true)]
     settings: Option<PathBuf>,
+    /// The site's folder is a new one; workers on the one before are refused from now on
+    #[arg(long)]
+    moved: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -39,7 +42,7 @@ impl Site {
             .into_iter()
             .filter(|phase| !phase.at_orchestrator())
             .collect();
-        worker::work(&settings, &phases, true)
+        worker::work(&settings, &phases, Part::Site { moved: self.moved })
     }
 }
 

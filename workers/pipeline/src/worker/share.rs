@@ -1,0 +1,39 @@
+//! The workers of a site share one folder: progress, momentum and preprocessed cases lie there, and nowhere else.
+
+use schemas::{names, site::SiteFolder};
+
+use crate::{
+    Error,
+    connection::Connection,
+    publish::{self, Created},
+    streams, subjects, tail,
+};
+
+/// Says which folder the workers of a site share, or finds that it is this one. With `moved` it is this one from
+/// now on.
+///
+/// # Errors
+/// [`Error::OtherFolder`]: another worker of the site has another folder.
+pub async fn share(connection: &Connection, folder: &SiteFolder, moved: bool) -> Result<(), Error> {
+    names::check_site("site", &folder.site)?;
+    let subject = subjects::folder(&folder.site);
+    let said = publish::encode(folder);
+    if moved {
+        publish::replace(connection, &subject, said, None).await?;
+        return Ok(());
+    }
+    if publish::create(connection, &subject, said).await? == Created::New {
+        return Ok(());
+    }
+    let standing = tail::read_last(connection, streams::SITES, &subject).await?;
+    let standing = standing.ok_or_else(|| Error::request(format!("read {subject}"), "it is gone"))?;
+    let standing: SiteFolder = schemas::parse(&standing)?;
+    if standing == *folder {
+        return Ok(());
+    }
+    Err(Error::OtherFolder {
+        site: folder.site.clone(),
+        shared: standing.mark,
+        mark: folder.mark.clone(),
+    })
+}

@@ -4,6 +4,7 @@ mod cache;
 mod continuation;
 mod descriptors;
 mod house;
+mod initial_checkpoint;
 mod job;
 mod killed;
 mod plain_client;

@@ -19,8 +19,8 @@ pub(super) fn release(job: &Job<'_>, round: u32, base: Weights) -> Result<Event,
     let start = job.training()?.starting_fed_round;
     let previous = match job.accepted.message.federation.momentum {
         Momentum::Reset => Vec::new(),
-        Momentum::Keep if round > start => average::updates(job.record, round - 1),
-        Momentum::Keep => job
+        Momentum::Keep | Momentum::Average if round > start => average::updates(job.record, round - 1),
+        Momentum::Keep | Momentum::Average => job
             .accepted
             .continues
             .as_ref()

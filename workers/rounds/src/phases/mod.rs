@@ -5,6 +5,8 @@ pub mod average;
 pub mod failure;
 pub mod fingerprint;
 pub mod infer;
+pub mod initial;
+pub mod model;
 pub mod momentum;
 pub mod plan_verify;
 pub mod planned;

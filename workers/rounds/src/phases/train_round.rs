@@ -5,18 +5,20 @@ use std::{sync::Arc, time::Instant};
 use nnunet::{
     checkpoint::safetensors,
     device,
+    network::StateDict,
     preprocess::StoredCases,
     train::{Trainer, TrainerSettings, TrainerVariant},
+    update::Update,
 };
 use pipeline::worker::TaskContext;
 use schemas::{
-    job::FoldId,
+    job::{FoldId, Momentum},
     task::{EpochReport, Failure, Pooled, Task, TaskInput, TaskOutput, Validation, Weights},
 };
 
 use super::{
-    Watch, average::fetch_weights, failure, momentum, planned::Planned, preprocess::cases_of, training,
-    unknown_input,
+    Watch, average::fetch_average, failure, initial, momentum, planned::Planned, preprocess::cases_of,
+    training, unknown_input,
 };
 use crate::{memory::KeepFreed, site::Site};
 
@@ -40,7 +42,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         base,
         previous_update: previous_update.as_deref(),
     };
-    let mut trainer = trainer(site, task, context, &start, *total_epochs)?;
+    let (mut trainer, base_digest) = trainer(site, task, context, &start, *total_epochs)?;
     let payload = training(task)?;
     let watch = Watch(context);
 
@@ -98,17 +100,23 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     weights
         .check_finite()
         .map_err(|error| Failure::fatal("nan-weights", failure::of_error(error).message))?;
-    let bytes = safetensors::to_bytes(&weights);
-    let digest = safetensors::digest(&bytes);
-    if digest == base.digest() {
+    if digest_of(&weights) == base_digest {
         return Err(Failure::fatal(
             "unchanged-weights",
             "training left the weights as they were",
         ));
     }
+    let mut kept = trainer.momentum().map_err(failure::of_error)?;
+    let momentum = match task.job.message.federation.momentum {
+        Momentum::Average => std::mem::take(&mut kept.buffers),
+        Momentum::Keep | Momentum::Reset => StateDict::new(),
+    };
+    let bytes = Update { weights, momentum }
+        .into_bytes()
+        .map_err(failure::of_error)?;
+    let digest = safetensors::digest(&bytes);
     // The momentum is there before the update is: a round can never start from an update without it.
-    let momentum = trainer.momentum().map_err(failure::of_error)?;
-    momentum::store(site, task, &momentum, &digest, start.previous_update)?;
+    momentum::store(site, task, &kept, &digest, start.previous_update)?;
     let update = context.upload(bytes)?;
     Ok(TaskOutput::Trained {
         update: Some(update),
@@ -124,20 +132,22 @@ struct Start<'a> {
     previous_update: Option<&'a str>,
 }
 
+/// The trainer of this round, and the digest of the weights that it starts from.
 fn trainer(
     site: &Site,
     task: &Task,
     context: &TaskContext,
     start: &Start,
     total_epochs: u32,
-) -> Result<Trainer, Failure> {
+) -> Result<(Trainer, String), Failure> {
     let payload = training(task)?;
     let federation = &task.job.message.federation;
     let dataset = site.dataset(task)?;
-    let planned = Planned::make(context, task, start.pooled, &dataset.name, dataset.reader.name())?;
+    let planned = initial::planned(site, task, context, start.pooled, &dataset)?;
     planned.must_be(start.plans_digest)?;
-    let weights = fetch_weights(context, task, &planned, start.base)?;
-    let momentum = momentum::load(site, task, start.previous_update)?;
+    let base = base(site, task, context, &planned, start.base)?;
+    let base_digest = digest_of(&base.weights);
+    let momentum = momentum::load(site, task, start.previous_update, base.momentum)?;
     let split = site.split(&dataset, payload.fold_id)?;
     let folder = cases_of(site, task, context, &dataset, &planned, &split)?;
     let open = |identifiers: Vec<String>| {
@@ -159,14 +169,47 @@ fn trainer(
         plans: planned.plans,
         dataset_json: planned.dataset_json,
     };
-    Trainer::new(
+    let trainer = Trainer::new(
         settings,
         open(split.train)?,
         open(split.val)?,
-        &weights,
+        &base.weights,
         &momentum,
-    )
-    .map_err(failure::of_error)
+    );
+    let trainer = match federation.fedprox_mu {
+        Some(mu) => trainer.and_then(|trainer| trainer.with_proximal_term(mu)),
+        None => trainer,
+    };
+    Ok((trainer.map_err(failure::of_error)?, base_digest))
+}
+
+/// The global weights by their source, with the averaged momentum where there is one.
+fn base(
+    site: &Site,
+    task: &Task,
+    context: &TaskContext,
+    planned: &Planned,
+    weights: &Weights,
+) -> Result<Update, Failure> {
+    match weights {
+        Weights::Average { artifact } => fetch_average(context, planned, artifact),
+        Weights::Initial { digest } => {
+            let weights = initial::weights(site, task, context, planned)?;
+            let made = digest_of(&weights);
+            if made != *digest {
+                let reason = format!("the initial weights made here have digest {made}, the job's {digest}");
+                return Err(Failure::fatal("weights-differ", reason));
+            }
+            Ok(Update {
+                weights,
+                momentum: StateDict::new(),
+            })
+        }
+    }
+}
+
+fn digest_of(weights: &StateDict) -> String {
+    safetensors::digest(&safetensors::to_bytes(weights))
 }
 
 /// The device that the job gives this site.

@@ -2,9 +2,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
-    job::{Device, JobMessage},
+    job::{Device, InitialPlans, JobMessage},
     names::Phase,
     task::{ArtifactRef, Failure, TaskInput, TaskKey},
 };
@@ -82,13 +83,25 @@ pub struct Accepted {
     pub version: String,
     /// The job and round this one continues, for starting_fed_round > 0.
     pub continues: Option<Continuation>,
-    /// The results folder that an inference job with `checkpoint_path` `job:<id>` predicts with:
-    /// that job's [`Finished::results`].
+    /// The results folder of the job that the message names `job:<id>`, to segment with or to start from: that
+    /// job's [`Finished::results`].
     pub model: Option<ArtifactRef>,
     /// What the submitter should know, such as a trainer's length that the job overrides.
     pub warnings: Vec<String>,
     /// RFC 3339 in UTC.
     pub time: String,
+}
+
+impl Accepted {
+    /// True where the plans are a checkpoint's, not made from the pooled fingerprint.
+    pub fn keeps_plans(&self) -> bool {
+        let checkpoint = self.message.federation.initial_checkpoint.as_ref();
+        checkpoint.is_some_and(|checkpoint| checkpoint.plans == InitialPlans::Keep)
+            || self
+                .continues
+                .as_ref()
+                .is_some_and(|earlier| earlier.kept_plans.is_some())
+    }
 }
 
 /// A site's part in a job.
@@ -113,6 +126,9 @@ pub struct Continuation {
     pub job: String,
     /// Its pooled documents.
     pub pooled: crate::task::Pooled,
+    /// Its plans, where it kept those of a checkpoint; else they are made from the pooled documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_plans: Option<Value>,
     /// The average after round starting_fed_round - 1.
     pub weights: ArtifactRef,
     /// The updates that went into it, by site: their momentum continues.

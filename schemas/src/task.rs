@@ -126,7 +126,7 @@ pub enum TaskInput {
         plans_digest: String,
         /// The global weights.
         base: Weights,
-        /// The site's last averaged update, whose momentum continues.
+        /// The site's last averaged update, whose momentum (or gradient scaler) continues.
         previous_update: Option<String>,
         /// Epochs finished before this round, over the whole job and the ones it continues.
         epochs_before: u32,
@@ -142,6 +142,9 @@ pub enum TaskInput {
     Results {
         /// What was planned from.
         pooled: Pooled,
+        /// The plans, where they are a checkpoint's; else they are made from the pooled documents.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kept_plans: Option<Value>,
         /// The digest every site's plans had.
         plans_digest: String,
         /// The last average.
@@ -191,14 +194,14 @@ pub struct Pooled {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "source", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Weights {
-    /// Made at the site from the plans and the seed; the digest must agree.
+    /// Made at the site from the plans and the seed, or taken from the job's checkpoint; the digest must agree.
     Initial {
         /// Digest of the safetensors bytes.
         digest: String,
     },
     /// An average.
     Average {
-        /// Its safetensors bytes.
+        /// Its safetensors bytes; with momentum `average` the averaged momentum is in them too.
         artifact: ArtifactRef,
     },
 }
@@ -219,7 +222,7 @@ impl Weights {
 pub struct Update {
     /// The site.
     pub site: String,
-    /// Its weights, as safetensors bytes of unique tensors.
+    /// Its weights, as safetensors bytes of unique tensors; with momentum `average` its momentum is in them too.
     pub artifact: ArtifactRef,
     /// Its weight in the average: training cases, iterations, or 1.
     pub weight: u64,
@@ -366,6 +369,9 @@ pub enum TaskOutput {
         plans_digest: String,
         /// Digest of the initial weights.
         weights_digest: String,
+        /// Digest of the checkpoint, plans and dataset.json that the job starts from, where it starts from one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        checkpoint_digest: Option<String>,
         /// Training cases of the job's fold.
         training_cases: u32,
         /// Validation cases of the job's fold.

@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Device, lax};
+use super::{Device, InitialCheckpoint, lax};
 use crate::{Invalid, names};
 
 /// How a job is federated.
@@ -29,6 +29,9 @@ pub struct Federation {
     /// Name of the plans; the default is the planner's own (`nnUNetPlans`, ...).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plans: Option<String>,
+    /// The weights to start from; without it they are drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial_checkpoint: Option<InitialCheckpoint>,
     /// Training iterations of an epoch, one value for all sites. For trials: nnU-Net's is 250.
     #[serde(deserialize_with = "lax::u32")]
     #[schemars(range(min = 1))]
@@ -49,9 +52,12 @@ pub struct Federation {
     /// What becomes of a site's momentum at the start of a round.
     #[serde(deserialize_with = "lax::name")]
     pub momentum: Momentum,
-    /// How updates are combined.
+    /// How sites train and updates are combined.
     #[serde(deserialize_with = "lax::name")]
     pub algorithm: Algorithm,
+    /// FedProx's mu: how hard a site's weights are held to those that the round started from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fedprox_mu: Option<f64>,
     /// Sites that train-round and infer cannot go on without; the default is all of them.
     #[serde(
         deserialize_with = "lax::optional_u32",
@@ -85,6 +91,7 @@ impl Default for Federation {
             gpu_memory_target_gb: None,
             overwrite_target_spacing: None,
             plans: None,
+            initial_checkpoint: None,
             iterations_per_epoch: 250,
             val_iterations_per_epoch: 50,
             bfloat16: false,
@@ -92,6 +99,7 @@ impl Default for Federation {
             weighting: Weighting::default(),
             momentum: Momentum::default(),
             algorithm: Algorithm::default(),
+            fedprox_mu: None,
             min_sites: None,
             round_deadline_seconds: None,
             total_rounds: None,
@@ -153,15 +161,20 @@ pub enum Momentum {
     Keep,
     /// It starts from nothing.
     Reset,
+    /// It travels with the weights, is averaged as they are, and goes on from the average at every site.
+    Average,
 }
 
-/// How updates are combined.
+/// How sites train and updates are combined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
     /// The weighted mean (McMahan et al. 2017).
     #[default]
     Fedavg,
+    /// The weighted mean of sites that each minimise their loss plus mu / 2 times the squared distance to the
+    /// weights that the round started from (Li et al. 2020).
+    Fedprox,
 }
 
 impl Federation {
@@ -201,6 +214,25 @@ impl Federation {
                     "0: expected at least 1",
                 ));
             }
+        }
+        if let Some(checkpoint) = &self.initial_checkpoint {
+            checkpoint.check(self)?;
+        }
+        let path = "federation.fedprox_mu";
+        match (self.algorithm, self.fedprox_mu) {
+            (Algorithm::Fedprox, None) => {
+                return Err(Invalid::new(
+                    path,
+                    "missing: algorithm fedprox needs a number above 0",
+                ));
+            }
+            (Algorithm::Fedprox, Some(mu)) if !(mu > 0.0 && mu.is_finite()) => {
+                return Err(Invalid::new(path, format!("{mu}: expected a number above 0")));
+            }
+            (Algorithm::Fedavg, Some(_)) => {
+                return Err(Invalid::new(path, "given, but the algorithm is not fedprox"));
+            }
+            _ => {}
         }
         for site in self.site_devices.keys() {
             names::check_site(&format!("federation.site_devices.{site}"), site)?;

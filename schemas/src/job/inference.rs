@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Device, FoldId, lax};
-use crate::{Invalid, names};
+use crate::Invalid;
 
 /// `"mode": "inference"`: segment each data set's scans at its site.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -66,20 +66,7 @@ fn cuda() -> Option<Device> {
 }
 
 impl InferencePayload {
-    /// The earlier job whose result is the model, for `job:<id>`.
-    pub fn model_job(&self) -> Option<&str> {
-        self.checkpoint_path.strip_prefix("job:")
-    }
-
     pub(super) fn check(&self, datasets: &[String]) -> Result<(), Invalid> {
-        let path = "payload.checkpoint_path";
-        match self.model_job() {
-            Some(job) => names::check_token(path, job)?,
-            None if self.checkpoint_path.is_empty() => {
-                return Err(Invalid::new(path, "empty: expected a model folder or job:<id>"));
-            }
-            None => {}
-        }
         for (dataset, folder) in &self.apheris_dataset_subdirs {
             let path = format!("payload.apheris_dataset_subdirs.{dataset}");
             if !datasets.contains(dataset) {

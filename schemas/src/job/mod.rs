@@ -5,7 +5,9 @@
 
 mod federation;
 mod inference;
+mod initial_checkpoint;
 pub mod lax;
+mod named_model;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -16,6 +18,8 @@ use serde_json::Value;
 
 pub use federation::{Algorithm, Federation, Momentum, Planner, Weighting};
 pub use inference::{CheckpointName, InferencePayload};
+pub use initial_checkpoint::{InitialCheckpoint, InitialPlans};
+pub use named_model::NamedModel;
 pub use training::{ModelConfiguration, TrainingPayload};
 
 use crate::{Invalid, names};
@@ -274,6 +278,11 @@ impl JobMessage {
                         "given, but payload.starting_fed_round is 0: expected the round to go on with";
                     return Err(Invalid::new("resume_from", reason));
                 }
+                if training.starting_fed_round > 0 && self.federation.initial_checkpoint.is_some() {
+                    let reason =
+                        "given, but payload.starting_fed_round is above 0: the weights are the earlier job's";
+                    return Err(Invalid::new("federation.initial_checkpoint", reason));
+                }
                 let first = training.starting_fed_round;
                 if let Some(total) = self.federation.total_rounds
                     && total < first + training.num_rounds
@@ -290,8 +299,40 @@ impl JobMessage {
                 if self.resume_from.is_some() {
                     return Err(Invalid::new("resume_from", "given, but the job is no training"));
                 }
+                if self.federation.initial_checkpoint.is_some() {
+                    return Err(Invalid::new(
+                        "federation.initial_checkpoint",
+                        "given, but the job is no training",
+                    ));
+                }
             }
         }
+        if let Some(model) = self.model() {
+            model.check()?;
+        }
         self.federation.check()
+    }
+
+    /// The trained model that the job names: to segment with, or to start from.
+    pub fn model(&self) -> Option<NamedModel<'_>> {
+        match &self.payload {
+            Payload::Training(training) => {
+                let checkpoint = self.federation.initial_checkpoint.as_ref()?;
+                Some(NamedModel {
+                    path_field: "federation.initial_checkpoint.path",
+                    fold_field: "federation.initial_checkpoint.fold_id",
+                    path: &checkpoint.path,
+                    fold_id: checkpoint.fold_id.unwrap_or(training.fold_id),
+                    checkpoint_name: checkpoint.checkpoint_name,
+                })
+            }
+            Payload::Inference(inference) => Some(NamedModel {
+                path_field: "payload.checkpoint_path",
+                fold_field: "payload.fold_id",
+                path: &inference.checkpoint_path,
+                fold_id: inference.fold_id,
+                checkpoint_name: inference.checkpoint_name,
+            }),
+        }
     }
 }

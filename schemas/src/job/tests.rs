@@ -98,6 +98,19 @@ fn numbers_are_lax(#[case] value: Value, #[case] expected: u32) {
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "overwrite_target_spacing": [1, 0, 1] } }), "federation.overwrite_target_spacing")]
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "planner": "MyPlanner" } }), "federation.planner")]
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "site_devices": { "x": "tpu" } } }), "federation.site_devices.x")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "initial_checkpoint": { "path": "m" } } }), "federation.initial_checkpoint.plans")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "initial_checkpoint": { "path": "m", "plans": "mine" } } }), "federation.initial_checkpoint.plans")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "initial_checkpoint": { "path": "", "plans": "keep" } } }), "federation.initial_checkpoint.path")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "initial_checkpoint": { "path": "job:a.b", "plans": "keep" } } }), "federation.initial_checkpoint.path")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "initial_checkpoint": { "path": "m", "plans": "keep", "fold_id": -1 } } }), "federation.initial_checkpoint.fold_id")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "initial_checkpoint": { "path": "m", "plans": "keep" }, "planner": "ResEncUNetPlanner" } }), "federation.planner")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "initial_checkpoint": { "path": "m", "plans": "keep" }, "plans": "p" } }), "federation.plans")]
+#[case(json!({ "datasets": ["a"], "payload": with(training(), "starting_fed_round", json!(1))["payload"], "federation": { "initial_checkpoint": { "path": "m", "plans": "keep" } } }), "federation.initial_checkpoint")]
+#[case(json!({ "datasets": ["a"], "payload": inference(), "federation": { "initial_checkpoint": { "path": "m", "plans": "keep" } } }), "federation.initial_checkpoint")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "algorithm": "fedprox" } }), "federation.fedprox_mu")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "algorithm": "fedprox", "fedprox_mu": 0 } }), "federation.fedprox_mu")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "fedprox_mu": 0.1 } }), "federation.fedprox_mu")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "momentum": "mean" } }), "federation.momentum")]
 #[case(training(), "datasets")]
 fn a_refusal_names_the_field(#[case] message: Value, #[case] field: &str) {
     let error = parse(&message).unwrap_err();
@@ -109,6 +122,24 @@ fn a_bare_payload_is_taken_with_its_data_sets() {
     let bare = training().to_string();
     let message = JobMessage::parse(bare.as_bytes(), Some(&["a".to_owned(), "b".to_owned()])).unwrap();
     assert_eq!(message.datasets, ["a", "b"]);
+}
+
+#[test]
+fn a_start_from_a_checkpoint_is_read() {
+    let federation = json!({
+        "initial_checkpoint": { "path": "job:spine", "plans": "remake", "checkpoint_name": "checkpoint_best.pth" },
+        "algorithm": "fedprox", "fedprox_mu": 0.01, "momentum": "average",
+        // Plans that are made anew may be of any planner.
+        "planner": "nnUNetPlannerResEncM",
+    });
+    let payload = with(training(), "fold_id", json!(2))["payload"].clone();
+    let message = json!({ "datasets": ["a"], "payload": payload, "federation": federation });
+    let message = parse(&message).unwrap();
+    let model = message.model().unwrap();
+    assert_eq!((model.job(), model.fold_id), (Some("spine"), FoldId::Fold(2)));
+    assert_eq!(model.checkpoint_name, CheckpointName::Best);
+    let written = serde_json::to_vec(&message).unwrap();
+    assert_eq!(JobMessage::parse(&written, None).unwrap(), message);
 }
 
 #[test]

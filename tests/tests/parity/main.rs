@@ -4,7 +4,9 @@ mod learning;
 mod network;
 
 mod augment;
+mod checkpoints;
 mod configurations;
+mod continued;
 mod data;
 mod formats;
 mod formats_written;

@@ -120,7 +120,7 @@ fn write_scan(path: &Path, shape: [usize; 3], spacing: [f32; 3], seed: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-fn checkpoint(layout: &Layout, configuration: &str, fold: u32) -> Checkpoint {
+pub fn checkpoint(layout: &Layout, configuration: &str, fold: u32) -> Checkpoint {
     let weights = initial_weights(layout, 11 + u64::from(fold)).unwrap();
     let mut momentum = StateDict::new();
     let lowest = layout.lowest_head();
@@ -145,6 +145,7 @@ fn checkpoint(layout: &Layout, configuration: &str, fold: u32) -> Checkpoint {
         weights,
         momentum,
         sgd: SgdGroup::default(),
+        scaler: None,
         best_ema: logging.ema_fg_dice.last().copied(),
         current_epoch: 2,
         logging,
@@ -163,7 +164,7 @@ fn checkpoint(layout: &Layout, configuration: &str, fold: u32) -> Checkpoint {
     }
 }
 
-fn layout(configuration: &str) -> Layout {
+pub fn layout(configuration: &str) -> Layout {
     let plans = Plans::from_value(&plans()).unwrap();
     Layout::new(
         &plans.configuration(configuration).unwrap().architecture,

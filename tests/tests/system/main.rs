@@ -5,6 +5,7 @@ mod continuation;
 mod descriptors;
 mod elastic;
 mod house;
+mod initial_checkpoint;
 mod job;
 mod killed;
 mod plain_client;

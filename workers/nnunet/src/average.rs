@@ -1,4 +1,5 @@
-//! FedAvg: the weighted mean of the sites' weights (McMahan et al., arXiv 1602.05629).
+//! FedAvg: the weighted mean of the sites' weights (McMahan et al., arXiv 1602.05629), and of their momentum where it
+//! travels with them.
 //!
 //! Works tensor by tensor on mapped files and needs no libtorch: memory of a tensor, whatever the number of sites.
 
@@ -10,6 +11,7 @@ use crate::{
     Error, Result,
     checkpoint::safetensors::{MappedTensors, Writer, check_shapes},
     progress::Observer,
+    update::weight_of_momentum,
 };
 
 /// What one site gives to an average.
@@ -17,7 +19,7 @@ use crate::{
 pub struct Contribution {
     /// The site, for messages and for the order of the sum.
     pub site: String,
-    /// Its weights, a safetensors file of unique tensors.
+    /// Its weights, a safetensors file of unique tensors: see [`crate::update::Update`].
     pub weights: PathBuf,
     /// How much it counts: training cases, iterations, or 1.
     pub weight: u64,
@@ -26,7 +28,7 @@ pub struct Contribution {
 /// Writes the weighted mean of `contributions` to `output` as safetensors, and returns the digest of its bytes.
 ///
 /// The sum runs in f64 in the order of the sites' names, so that it does not depend on who answered first.
-/// The tensors keep the order of the first site.
+/// The tensors keep the order of the first site. A momentum buffer that a site does not have counts as 0 there.
 ///
 /// # Errors
 /// None contributes, a site contributes twice, the weights add up to zero, or a site's tensors differ in name or shape
@@ -52,9 +54,29 @@ pub fn average(contributions: &[Contribution], output: &Path, observer: &dyn Obs
         .iter()
         .map(|c| MappedTensors::open(&c.weights))
         .collect::<Result<_>>()?;
-    let expected = files[0].shapes();
+    let mut expected = files[0].shapes();
     for (contribution, file) in ordered.iter().zip(&files) {
-        check_shapes(&expected, &file.shapes()).map_err(|reason| {
+        for (name, shape) in file.shapes() {
+            let Some(weight) = weight_of_momentum(&name) else {
+                continue;
+            };
+            if expected.get(weight) != Some(&shape) {
+                return Err(Error::invalid(
+                    format!("site {}", contribution.site),
+                    format!("tensor {name} of shape {shape:?} is the momentum of no weight"),
+                ));
+            }
+            expected.entry(name).or_insert(shape);
+        }
+    }
+    for (contribution, file) in ordered.iter().zip(&files) {
+        let mut found = file.shapes();
+        for (name, shape) in &expected {
+            if weight_of_momentum(name).is_some() {
+                found.entry(name.clone()).or_insert_with(|| shape.clone());
+            }
+        }
+        check_shapes(&expected, &found).map_err(|reason| {
             Error::invalid(
                 format!("site {}", contribution.site),
                 format!("{reason} (held against site {})", ordered[0].site),
@@ -68,16 +90,17 @@ pub fn average(contributions: &[Contribution], output: &Path, observer: &dyn Obs
         if observer.stop_requested() {
             return Err(Error::Stopped);
         }
-        let inputs: Vec<&[[u8; 4]]> = files
+        let inputs: Vec<(&Contribution, &[[u8; 4]])> = ordered
             .iter()
-            .map(|f| f.bytes(name).unwrap_or_default().as_chunks().0)
+            .zip(&files)
+            .filter_map(|(contribution, file)| Some((*contribution, file.bytes(name)?.as_chunks().0)))
             .collect();
         let mut mean = vec![0f32; shape.iter().product()];
         mean.par_chunks_mut(CHUNK)
             .enumerate()
             .try_for_each(|(chunk, out)| {
                 let mut sum = vec![0f64; out.len()];
-                for (contribution, input) in ordered.iter().zip(&inputs) {
+                for (contribution, input) in &inputs {
                     let values = &input[chunk * CHUNK..][..sum.len()];
                     let mut finite = true;
                     for (sum, bytes) in sum.iter_mut().zip(values) {

@@ -22,5 +22,6 @@ pub mod preprocess;
 pub mod progress;
 pub mod splits;
 pub mod train;
+pub mod update;
 
 pub use error::{Error, Result};

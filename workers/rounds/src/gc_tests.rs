@@ -23,6 +23,7 @@ fn continuing(job: &str, earlier: &str) -> Accepted {
                 fingerprint: artifact.clone(),
                 dataset_json: artifact.clone(),
             },
+            kept_plans: None,
             weights: artifact,
             updates: Vec::new(),
             epochs: 1,

@@ -6,7 +6,7 @@
 //!     preprocessed/<data set>/     nnU-Net's preprocessed folder: the documents, and links into the cache of cases
 //!     momentum/<update>            the optimiser's momentum, by the digest of the update it made
 //!     round/<round>/<epochs>       how far a training round has come
-//!     model/                       the model an inference job predicts with, where it was fetched
+//!     model/                       the model that the job segments with or starts from, where it was fetched
 //!     segmentations/               what an inference job made
 
 use std::{

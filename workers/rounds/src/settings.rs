@@ -62,7 +62,7 @@ pub struct SiteSettings {
     /// What tensors may live on here.
     #[serde(default = "cpu")]
     pub devices: Vec<Device>,
-    /// Folders inside which `checkpoint_path` of an inference job may lie.
+    /// Folders inside which the models that jobs segment with or start from may lie.
     #[serde(default)]
     pub models: Vec<PathBuf>,
     /// Threads for work on one task; the default is the number of cores.

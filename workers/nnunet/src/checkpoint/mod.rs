@@ -13,7 +13,7 @@ pub use pth_write::write_pth;
 
 use schemas::job::FoldId;
 
-use crate::network::StateDict;
+use crate::{network::StateDict, train::ScalerState};
 
 /// What a checkpoint of nnU-Net holds (nnUNetTrainer.save_checkpoint).
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +24,8 @@ pub struct Checkpoint {
     pub momentum: StateDict,
     /// The optimizer's settings.
     pub sgd: SgdGroup,
+    /// The gradient scaler; None of a training on the CPU.
+    pub scaler: Option<ScalerState>,
     /// The curves of the training, one entry per completed epoch.
     pub logging: Logging,
     /// The best moving average of the pseudo Dice so far. NaN where it became NaN; None before the first epoch.

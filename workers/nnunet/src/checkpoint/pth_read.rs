@@ -19,6 +19,7 @@ use super::{
 use crate::{
     Error, Result,
     network::{Layout, StateDict, Tensor32},
+    train::ScalerState,
 };
 
 /// A checkpoint file of nnU-Net. Tensors are read when they are asked for.
@@ -103,6 +104,7 @@ impl PthFile {
             weights: self.weights(layout)?,
             momentum: self.momentum(layout)?,
             sgd: self.sgd(),
+            scaler: self.scaler()?,
             logging: self.logging()?,
             best_ema: self.best_ema(),
             current_epoch: self.current_epoch()?,
@@ -113,7 +115,7 @@ impl PthFile {
     }
 
     /// The weights, each once, for the network of `layout`. Strict as nnU-Net: all keys of the state_dict and no other.
-    /// A prefix `module.` (of a network wrapped for several GPUs) is taken off.
+    /// The prefixes of a network that was wrapped for several GPUs or compiled are taken off.
     ///
     /// # Errors
     /// A key that is missing, unexpected, of another shape or not finite; keys of one tensor with different values.
@@ -232,6 +234,27 @@ impl PthFile {
         }
     }
 
+    /// The state of torch's GradScaler; None of a training on the CPU.
+    pub fn scaler(&self) -> Result<Option<ScalerState>> {
+        let Some(state) = self.root.get("grad_scaler_state") else {
+            return Ok(None);
+        };
+        // A scaler that is switched off has an empty state.
+        if *state == Value::None || state.as_dict().is_some_and(<[_]>::is_empty) {
+            return Ok(None);
+        }
+        let scale = state.get("scale").and_then(Value::as_f64);
+        let scale = scale.filter(|scale| scale.is_finite() && *scale > 0.0);
+        let scale = scale.ok_or_else(|| self.bad("grad_scaler_state.scale: no number above 0".into()))?;
+        let tracker = state.get("_growth_tracker").and_then(Value::as_int);
+        let tracker = tracker.and_then(|tracker| u32::try_from(tracker).ok());
+        Ok(Some(ScalerState {
+            scale: scale as f32,
+            growth_tracker: tracker
+                .ok_or_else(|| self.bad("grad_scaler_state._growth_tracker: no count".into()))?,
+        }))
+    }
+
     /// The training curves.
     pub fn logging(&self) -> Result<Logging> {
         Logging::from_pickle(self.field("logging")?).map_err(|reason| self.bad(reason))
@@ -325,7 +348,12 @@ impl PthFile {
         for (key, value) in entries {
             match (key, value) {
                 (Value::Str(key), Value::Tensor(tensor)) => {
-                    tensors.insert(key.strip_prefix("module.").unwrap_or(key), tensor);
+                    if tensors.insert(unwrapped(key), tensor).is_some() {
+                        return Err(self.bad(format!(
+                            "network_weights: {} is there twice, with and without a prefix",
+                            unwrapped(key)
+                        )));
+                    }
                 }
                 _ => return Err(self.bad(format!("network_weights: {key:?} holds {}", value.kind()))),
             }
@@ -378,6 +406,17 @@ impl PthFile {
         }
         Ok(to_f32(&bytes, view.element))
     }
+}
+
+/// A key without what DistributedDataParallel (`module.`) and torch.compile (`_orig_mod.`) put in front, in any order.
+fn unwrapped(mut key: &str) -> &str {
+    while let Some(rest) = key
+        .strip_prefix("module.")
+        .or_else(|| key.strip_prefix("_orig_mod."))
+    {
+        key = rest;
+    }
+    key
 }
 
 /// The elements of a view in C order; None where it reaches beyond `values` or repeats elements.

@@ -154,7 +154,18 @@ fn document<'a>(
                 ("param_groups", Value::List(vec![group])),
             ]),
         ),
-        ("grad_scaler_state", Value::None),
+        (
+            "grad_scaler_state",
+            checkpoint.scaler.map_or(Value::None, |scaler| {
+                Value::dict([
+                    ("scale", Value::Float(scaler.scale.into())),
+                    ("growth_factor", Value::Float(2.0)),
+                    ("backoff_factor", Value::Float(0.5)),
+                    ("growth_interval", Value::Int(2000)),
+                    ("_growth_tracker", Value::Int(scaler.growth_tracker.into())),
+                ])
+            }),
+        ),
         ("logging", checkpoint.logging.to_pickle()),
         ("_best_ema", checkpoint.best_ema.map_or(Value::None, Value::Float)),
         ("current_epoch", Value::Int(checkpoint.current_epoch as i64)),

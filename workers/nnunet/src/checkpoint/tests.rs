@@ -5,6 +5,7 @@ use crate::{
     average::{Contribution, average},
     network::{Layout, Tensor32, initial_weights},
     progress::Unobserved,
+    update::Update,
 };
 
 /// Two stages, in 2D: 2 encoder convolutions, one decoder stage.
@@ -45,6 +46,10 @@ fn checkpoint(layout: &Layout) -> Checkpoint {
         weights,
         momentum,
         sgd: SgdGroup::default(),
+        scaler: Some(crate::train::ScalerState {
+            scale: 32768.0,
+            growth_tracker: 7,
+        }),
         logging,
         best_ema: Some(0.0475),
         current_epoch: 3,
@@ -185,6 +190,78 @@ fn safetensors_keep_order_and_values() {
             .to_string()
             .contains("tensor z holds the value NaN")
     );
+}
+
+#[test]
+fn momentum_is_averaged_with_the_weights_and_missing_momentum_is_zero() {
+    let (layout, folder) = (layout(), tempfile::tempdir().unwrap());
+    let constant = |value: f32, without: &[&str]| {
+        let mut state = StateDict::new();
+        for parameter in layout.parameters() {
+            if !without.contains(&&*parameter.name) {
+                let data = vec![value; parameter.shape.iter().product()];
+                state
+                    .insert(
+                        &parameter.name,
+                        Tensor32::new(parameter.shape.clone(), data).unwrap(),
+                    )
+                    .unwrap();
+            }
+        }
+        state
+    };
+    // No site has momentum for the head without loss; site a has none for the first weight either.
+    let head = layout.lowest_head();
+    let first = &*layout.parameters()[0].name;
+    let of_a: Vec<&str> = head.iter().copied().chain([first]).collect();
+    let contributions = [("a", 1, 4.0, &of_a), ("b", 3, 8.0, &head)].map(|(site, weight, value, without)| {
+        let update = Update {
+            weights: constant(value / 2.0, &[]),
+            momentum: constant(value, without),
+        };
+        let weights = folder.path().join(site);
+        std::fs::write(&weights, update.into_bytes().unwrap()).unwrap();
+        Contribution {
+            site: site.into(),
+            weights,
+            weight,
+        }
+    });
+    let output = folder.path().join("average");
+    average(&contributions, &output, &Unobserved).unwrap();
+    let bytes = std::fs::read(&output).unwrap();
+    let averaged = Update::from_bytes(&bytes, "test", &layout).unwrap();
+    assert_eq!(averaged.weights, constant(3.5, &[]));
+    assert_eq!(averaged.momentum.len(), layout.parameters().len() - head.len());
+    for (name, buffer) in averaged.momentum.iter() {
+        let expected = if name == first { 6.0 } else { 7.0 };
+        assert!(buffer.data.iter().all(|value| *value == expected), "{name}");
+    }
+    assert_eq!(averaged.clone().into_bytes().unwrap().len(), bytes.len());
+
+    // Momentum of what is no weight, and an update that lacks a weight.
+    let mut stray = averaged.clone();
+    stray
+        .momentum
+        .insert("stray", Tensor32::new(vec![], vec![0.0]).unwrap())
+        .unwrap();
+    let bytes = stray.into_bytes().unwrap();
+    let error = Update::from_bytes(&bytes, "test", &layout).unwrap_err();
+    assert!(error.to_string().contains("tensor stray"), "{error}");
+    std::fs::write(folder.path().join("b"), bytes).unwrap();
+    let error = average(&contributions, &output, &Unobserved)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "site b: tensor momentum/stray of shape [] is the momentum of no weight"
+    );
+    let short = Update {
+        weights: constant(0.0, &[first]),
+        ..averaged
+    };
+    let error = Update::from_bytes(&short.into_bytes().unwrap(), "test", &layout).unwrap_err();
+    assert!(error.to_string().contains(first), "{error}");
 }
 
 #[test]

@@ -5,6 +5,8 @@ pub mod batch;
 pub mod loader;
 pub mod loss;
 pub mod optimiser;
+#[cfg(feature = "torch")]
+mod proximal;
 pub mod schedule;
 #[cfg(feature = "torch")]
 pub mod trainer;

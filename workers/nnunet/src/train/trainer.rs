@@ -13,6 +13,7 @@ use super::{
     loader::Cases,
     loss::{Loss, deep_supervision_weights},
     optimiser::{MomentumState, Sgd},
+    proximal::Proximal,
     trainer_table::TrainerVariant,
     validation::ValidationCounts,
 };
@@ -89,6 +90,7 @@ pub struct Trainer {
     settings: TrainerSettings,
     network: UNet,
     optimiser: Sgd,
+    proximal: Option<Proximal>,
     loss: Loss,
     source: BatchSource,
     /// Labels that a voxel may have; empty with regions.
@@ -181,6 +183,7 @@ impl Trainer {
         Ok(Self {
             network,
             optimiser,
+            proximal: None,
             loss,
             source,
             labels: if regions { 2 } else { heads as i16 },
@@ -191,7 +194,15 @@ impl Trainer {
         })
     }
 
-    /// The same trainer with other weights and momentum, as at the start of a round.
+    /// The same trainer for FedProx: the weights are held to what they are now. The losses that it reports are without
+    /// that term, as FedAvg's are. Fails where `mu` is not above 0.
+    pub fn with_proximal_term(mut self, mu: f64) -> Result<Self> {
+        self.proximal = Some(Proximal::new(mu, self.network.parameters())?);
+        Ok(self)
+    }
+
+    /// The same trainer with other weights and momentum, as behind an epoch of the round; a proximal term holds on to
+    /// what it held to.
     pub fn resume(mut self, weights: &StateDict, momentum: &MomentumState) -> Result<Self> {
         self.optimiser = Sgd::new(self.network.layout(), momentum, self.network.device())?;
         self.network.load(weights)?;
@@ -319,10 +330,17 @@ impl Trainer {
             .collect();
         let scaled = loss.f_mul_scalar(self.optimiser.loss_scale())?;
         let mut gradients = Tensor::f_run_backward(&[scaled], &leaves, false, false)?.into_iter();
-        let gradients = used
+        let mut gradients: Vec<Option<Tensor>> = used
             .iter()
             .map(|used| if *used { gradients.next() } else { None })
             .collect();
+        if let Some(proximal) = &self.proximal {
+            proximal.add(
+                self.network.parameters(),
+                &mut gradients,
+                self.optimiser.loss_scale(),
+            )?;
+        }
         let backwarded = clock();
         seconds.backward += backwarded - forwarded;
         let norm = self

@@ -49,7 +49,18 @@ fn content(record: &Record, release: &Release, work: &SiteWork, output: &TaskOut
         (I::AggregateSelect { .. }, O::PooledFingerprint { fingerprint }) => {
             artifact("fingerprint", fingerprint)
         }
-        (I::PlanVerify { .. }, O::Plans { .. }) => Ok(()),
+        (
+            I::PlanVerify { .. },
+            O::Plans {
+                checkpoint_digest, ..
+            },
+        ) => match (starts_from_checkpoint(record), checkpoint_digest) {
+            (true, None) => Err("checkpoint_digest is missing".to_owned()),
+            (false, Some(_)) => {
+                Err("checkpoint_digest is given, but the job starts from no checkpoint".to_owned())
+            }
+            _ => Ok(()),
+        },
         (I::Preprocess { .. }, O::Preprocessed { .. }) => Ok(()),
         (
             I::TrainRound { .. },
@@ -121,6 +132,11 @@ fn check_validation(validation: &Validation) -> Result<(), String> {
         return Err("validation: the counts are of unlike numbers of classes".to_owned());
     }
     Ok(())
+}
+
+fn starts_from_checkpoint(record: &Record) -> bool {
+    let accepted = record.accepted.as_ref();
+    accepted.is_some_and(|accepted| accepted.message.federation.initial_checkpoint.is_some())
 }
 
 fn epochs_per_round(record: &Record) -> u32 {

@@ -24,7 +24,9 @@ pub(super) struct SitePlans {
     pub weights_digest: String,
     /// Training cases of the job's fold.
     pub training_cases: u32,
-    plans: Value,
+    /// Its plans, without dataset_name and image_reader_writer.
+    pub plans: Value,
+    checkpoint_digest: Option<String>,
 }
 
 /// The release, from the pooled documents.
@@ -45,6 +47,7 @@ pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> 
     let Some((first, others)) = sites.split_first().filter(|_| sites.len() == outputs.len()) else {
         return Err(job.unknown_step());
     };
+    same_checkpoint(&sites)?;
     for other in others {
         agree(first, other)?;
     }
@@ -63,6 +66,7 @@ fn read(outputs: &Outputs) -> Vec<SitePlans> {
                 plans,
                 plans_digest,
                 weights_digest,
+                checkpoint_digest,
                 training_cases,
                 ..
             },
@@ -72,10 +76,40 @@ fn read(outputs: &Outputs) -> Vec<SitePlans> {
             weights_digest: weights_digest.clone(),
             training_cases: *training_cases,
             plans: plans.clone(),
+            checkpoint_digest: checkpoint_digest.clone(),
         }),
         _ => None,
     };
     outputs.iter().filter_map(read).collect()
+}
+
+/// The plans that a job keeps from a checkpoint, once they are known to be the same; none where it makes its own.
+pub(super) fn kept_plans(job: &Job<'_>) -> Option<Value> {
+    let first = sites(job.record).into_iter().next();
+    first
+        .filter(|_| job.accepted.keeps_plans())
+        .map(|site| site.plans)
+}
+
+/// All sites must hold the same bytes of the checkpoint that the job starts from.
+fn same_checkpoint(sites: &[SitePlans]) -> Result<(), Failure> {
+    let held: Vec<(&str, &str)> = sites
+        .iter()
+        .map(|site| (&*site.site, site.checkpoint_digest.as_deref().unwrap_or("none")))
+        .collect();
+    if held.windows(2).all(|pair| pair[0].1 == pair[1].1) {
+        return Ok(());
+    }
+    let named: Vec<String> = held
+        .iter()
+        .map(|(site, digest)| format!("{digest} at site {site}"))
+        .collect();
+    let message = format!(
+        "federation.initial_checkpoint: the digest of checkpoint, plans and dataset.json is {}: \
+         expected the same at all sites",
+        named.join(", ")
+    );
+    Err(Failure::fatal("checkpoint-differs", message))
 }
 
 fn agree(first: &SitePlans, other: &SitePlans) -> Result<(), Failure> {

@@ -22,6 +22,7 @@ pub(super) fn release(job: &Job<'_>) -> Result<Event, Failure> {
     let plans_digest = plans.first().map(|plans| plans.plans_digest.clone());
     let input = TaskInput::Results {
         pooled: job.pooled()?,
+        kept_plans: plan_verify::kept_plans(job),
         plans_digest: plans_digest.ok_or_else(|| job.unknown_step())?,
         last: Weights::Average { artifact: last },
         best: Weights::Average { artifact: best },

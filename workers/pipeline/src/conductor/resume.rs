@@ -10,6 +10,7 @@ use schemas::{
 use super::{
     average, history,
     next::Job,
+    plan_verify,
     record::{Record, Step},
 };
 use schemas::{names::Phase, task::TaskInput};
@@ -85,6 +86,7 @@ pub(super) fn continuation(record: &Record, round: u32) -> Result<Continuation, 
     Ok(Continuation {
         job: name.clone(),
         pooled,
+        kept_plans: plan_verify::kept_plans(&job),
         weights,
         updates: average::last_updates(record, accepted, round),
         epochs,

@@ -243,18 +243,17 @@ pub(super) fn earlier_job(
     Ok(Some(id.clone()))
 }
 
-/// The results folder that an inference job's `job:<id>` names; none for a folder at the sites.
+/// The results folder of the model that a message names `job:<id>`; none for a folder at the sites.
 pub(super) fn model(
     message: &JobMessage,
     known: &BTreeMap<String, Known>,
 ) -> Result<Option<ArtifactRef>, Invalid> {
-    let Payload::Inference(inference) = &message.payload else {
+    let Some((path, id)) = message
+        .model()
+        .and_then(|model| Some((model.path_field, model.job()?)))
+    else {
         return Ok(None);
     };
-    let Some(id) = inference.model_job() else {
-        return Ok(None);
-    };
-    let path = "payload.checkpoint_path";
     let Some(known) = known.get(id) else {
         return Err(Invalid::new(path, format!("there is no job {id:?}")));
     };

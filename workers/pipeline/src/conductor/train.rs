@@ -18,7 +18,7 @@ use super::{
 pub(super) fn release(job: &Job<'_>, round: u32, base: Weights) -> Result<Event, Failure> {
     let previous = match job.accepted.message.federation.momentum {
         Momentum::Reset => Vec::new(),
-        Momentum::Keep => average::last_updates(job.record, job.accepted, round),
+        Momentum::Keep | Momentum::Average => average::last_updates(job.record, job.accepted, round),
     };
     let step = Step {
         phase: Phase::TrainRound,

@@ -136,6 +136,13 @@ pub fn output(
                 plans_digest: schemas::sha256(format!("{plans}{}", pooled.fingerprint.digest).as_bytes()),
                 plans,
                 weights_digest: schemas::sha256(b"weights"),
+                checkpoint_digest: task
+                    .job
+                    .message
+                    .federation
+                    .initial_checkpoint
+                    .as_ref()
+                    .map(|_| schemas::sha256(b"checkpoint")),
                 training_cases: cases(&key.site),
                 validation_cases: 1,
             }

@@ -3,6 +3,7 @@
 use pipeline::conductor::{Step, WINDOW, next};
 use schemas::{
     event::{Accepted, Event},
+    job::{CheckpointName, InitialCheckpoint, InitialPlans, Momentum},
     names::Phase,
     task::{Failure, Outcome, Task, TaskInput, TaskOutput, TaskResult, Weights},
 };
@@ -135,6 +136,129 @@ fn plans_that_differ_are_named() {
     );
 }
 
+/// A job of three sites that starts from a checkpoint.
+fn from_checkpoint(plans: InitialPlans) -> Accepted {
+    let mut accepted = jobs()[0].clone();
+    accepted.message.federation.initial_checkpoint = Some(InitialCheckpoint {
+        path: "model".into(),
+        fold_id: None,
+        checkpoint_name: CheckpointName::Final,
+        plans,
+    });
+    accepted
+}
+
+#[test]
+fn checkpoints_that_differ_are_named_with_their_sites() {
+    let other = schemas::sha256(b"other");
+    let end = after_one_step(
+        &from_checkpoint(InitialPlans::Remake),
+        Phase::PlanVerify,
+        |task, output| {
+            if let (
+                TaskOutput::Plans {
+                    checkpoint_digest,
+                    plans_digest,
+                    ..
+                },
+                "b",
+            ) = (output, &*task.key.site)
+            {
+                *checkpoint_digest = Some(other.clone());
+                // Other plans come of it: the cause is named, not the consequence.
+                *plans_digest = other.clone();
+            }
+        },
+    );
+    let Event::Failed(failed) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!(failed.failure.code, "checkpoint-differs");
+    let held = schemas::sha256(b"checkpoint");
+    let named = format!("{held} at site a, {other} at site b, {held} at site c");
+    assert!(
+        failed.failure.message.contains(&named),
+        "{}",
+        failed.failure.message
+    );
+
+    let end = after_one_step(
+        &from_checkpoint(InitialPlans::Keep),
+        Phase::PlanVerify,
+        |task, output| {
+            if let (
+                TaskOutput::Plans {
+                    checkpoint_digest, ..
+                },
+                "c",
+            ) = (output, &*task.key.site)
+            {
+                *checkpoint_digest = None;
+            }
+        },
+    );
+    let Event::Failed(failed) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!((&*failed.site, &*failed.failure.code), ("c", "bad-output"));
+}
+
+#[test]
+fn kept_plans_reach_the_results_folder() {
+    for (plans, kept) in [(InitialPlans::Keep, true), (InitialPlans::Remake, false)] {
+        let world = undisturbed(&from_checkpoint(plans));
+        assert!(
+            matches!(world.end(), Some(Event::Finished(_))),
+            "{:?}",
+            world.end()
+        );
+        let Some(Event::Released(last)) = world.releases().pop() else {
+            panic!();
+        };
+        let TaskInput::Results { kept_plans, .. } = &last.work[0].input else {
+            panic!();
+        };
+        let batch_size = kept_plans
+            .as_ref()
+            .map(|plans| plans["configurations"]["3d_fullres"]["batch_size"].clone());
+        assert_eq!(batch_size, kept.then(|| 2.into()));
+    }
+}
+
+#[test]
+fn a_round_knows_the_sites_last_averaged_update() {
+    for (momentum, known) in [
+        (Momentum::Keep, true),
+        (Momentum::Average, true),
+        (Momentum::Reset, false),
+    ] {
+        let mut accepted = jobs()[1].clone();
+        accepted.message = canned::training(Some("one"), &["b"], 2);
+        accepted.message.federation.momentum = momentum;
+        let world = undisturbed(&accepted);
+        let previous: Vec<Option<String>> = world
+            .tasks
+            .values()
+            .filter_map(|task| match &task.input {
+                TaskInput::TrainRound { previous_update, .. } if task.key.pass == 0 => {
+                    Some(previous_update.clone())
+                }
+                _ => None,
+            })
+            .collect();
+        let updates = world.results.iter().find_map(|result| match &result.outcome {
+            Outcome::Done {
+                output: TaskOutput::Trained {
+                    update: Some(update), ..
+                },
+            } if result.key.round == 0 => Some(update.digest.clone()),
+            _ => None,
+        });
+        assert!(updates.is_some());
+        assert_eq!(previous, [None, updates.filter(|_| known)]);
+    }
+}
+
 #[test]
 fn models_that_differ_and_artifacts_of_others_are_refused() {
     let end = after_one_step(&jobs()[2], Phase::Infer, |task, output| {
@@ -251,6 +375,7 @@ fn a_continued_job_starts_from_the_earlier_average() {
     accepted.continues = Some(schemas::event::Continuation {
         job: "t".into(),
         pooled,
+        kept_plans: None,
         weights: artifact.clone(),
         updates: vec![("b".into(), schemas::sha256(b"momentum"))],
         epochs: 6,

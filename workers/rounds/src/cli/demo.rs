@@ -245,7 +245,7 @@ async fn announced(client: &Client, sites: &[Arc<Site>]) -> anyhow::Result<()> {
 /// Draws the first segmentation of a zip over its scan, with the contour of its reference where there is one.
 fn picture(zip: &Path, (_, folder): &NamedFolder, output: &Path) -> anyhow::Result<PathBuf> {
     let unpacked = tempfile::tempdir_in(output)?;
-    crate::phases::infer::unpack(zip, unpacked.path())
+    crate::phases::model::unpack(zip, unpacked.path())
         .map_err(|failure| anyhow::anyhow!("{}", failure.message))?;
     let document = std::fs::read_to_string(folder.join("dataset.json"))?;
     let document = DatasetJson::parse(&document)?;

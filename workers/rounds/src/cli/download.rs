@@ -8,7 +8,7 @@ use pipeline::client::Client;
 use schemas::event::{Event, Finished};
 
 use super::Server;
-use crate::phases::infer::unpack;
+use crate::phases::model::unpack;
 
 /// Download what a job made
 #[derive(Args)]

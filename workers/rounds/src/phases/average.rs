@@ -8,15 +8,16 @@ use std::{
 
 use nnunet::{
     average::{Contribution, average},
-    checkpoint::{Checkpoint, InitArgs, LoggedEpoch, Logging, SgdGroup, results::ResultsFolder, safetensors},
-    network::StateDict,
+    checkpoint::{Checkpoint, InitArgs, LoggedEpoch, Logging, SgdGroup, results::ResultsFolder},
     train::TrainerVariant,
+    update::Update,
 };
 use pipeline::worker::TaskContext;
 use schemas::{
     event::History,
-    task::{Failure, Pooled, Task, TaskInput, TaskOutput, Update, Weights},
+    task::{self, ArtifactRef, Failure, Pooled, Task, TaskInput, TaskOutput, Weights},
 };
+use serde_json::Value;
 
 use super::{
     Watch, document, failure,
@@ -32,6 +33,7 @@ pub fn run(scratch: &Path, task: &Task, context: &TaskContext) -> Result<TaskOut
         TaskInput::Average { updates } => fedavg(folder.path(), updates, context),
         TaskInput::Results {
             pooled,
+            kept_plans,
             plans_digest,
             last,
             best,
@@ -39,6 +41,7 @@ pub fn run(scratch: &Path, task: &Task, context: &TaskContext) -> Result<TaskOut
         } => {
             let wanted = Wanted {
                 pooled,
+                kept_plans: kept_plans.as_ref(),
                 plans_digest,
                 last,
                 best,
@@ -50,7 +53,7 @@ pub fn run(scratch: &Path, task: &Task, context: &TaskContext) -> Result<TaskOut
     }
 }
 
-fn fedavg(folder: &Path, updates: &[Update], context: &TaskContext) -> Result<TaskOutput, Failure> {
+fn fedavg(folder: &Path, updates: &[task::Update], context: &TaskContext) -> Result<TaskOutput, Failure> {
     let mut contributions = Vec::with_capacity(updates.len());
     for (index, update) in updates.iter().enumerate() {
         let weights = folder.join(format!("{index}.safetensors"));
@@ -73,6 +76,7 @@ fn fedavg(folder: &Path, updates: &[Update], context: &TaskContext) -> Result<Ta
 
 struct Wanted<'a> {
     pooled: &'a Pooled,
+    kept_plans: Option<&'a Value>,
     plans_digest: &'a str,
     last: &'a Weights,
     best: &'a Weights,
@@ -88,7 +92,8 @@ fn results(
     let payload = training(task)?;
     let name = dataset_name(task, payload);
     // Cases travel as this reader's files; each site's own reader stays at the site.
-    let planned = Planned::make(context, task, wanted.pooled, &name, "SimpleITKIO")?;
+    let kept = wanted.kept_plans;
+    let planned = Planned::make(context, task, wanted.pooled, kept, &name, "SimpleITKIO")?;
     planned.must_be(wanted.plans_digest)?;
     let layout = planned.layout()?;
     let plans = planned.plans.to_value();
@@ -137,9 +142,14 @@ fn results(
                 .count();
             logging.truncate(epochs);
         }
+        let Weights::Average { artifact } = weights else {
+            return Err(failure::bug("a results folder of weights that are no average"));
+        };
+        let Update { weights, momentum } = fetch_average(context, &planned, artifact)?;
         let checkpoint = Checkpoint {
-            weights: fetch_weights(context, task, &planned, weights)?,
-            momentum: StateDict::new(),
+            weights,
+            momentum,
+            scaler: None,
             sgd: SgdGroup {
                 learning_rate: logging
                     .lrs
@@ -182,30 +192,14 @@ fn results(
     })
 }
 
-/// Weights by their source.
-pub fn fetch_weights(
+/// An average, with its momentum where that is averaged.
+pub fn fetch_average(
     context: &TaskContext,
-    task: &Task,
     planned: &Planned,
-    weights: &Weights,
-) -> Result<StateDict, Failure> {
-    match weights {
-        Weights::Initial { digest } => {
-            let state = planned.initial_weights(task)?;
-            let made = safetensors::digest(&safetensors::to_bytes(&state));
-            if made != *digest {
-                let reason = format!("the initial weights made here have digest {made}, the job's {digest}");
-                return Err(Failure::fatal("weights-differ", reason));
-            }
-            Ok(state)
-        }
-        Weights::Average { artifact } => {
-            let bytes = context.download(artifact)?;
-            let state = safetensors::from_bytes(&bytes, "the global weights").map_err(failure::of_error)?;
-            state.check(&planned.layout()?).map_err(failure::of_error)?;
-            Ok(state)
-        }
-    }
+    artifact: &ArtifactRef,
+) -> Result<Update, Failure> {
+    let bytes = context.download(artifact)?;
+    Update::from_bytes(&bytes, "the global weights", &planned.layout()?).map_err(failure::of_error)
 }
 
 /// nnU-Net's log. Entry e is epoch e; its Dice is that of the weights after the round it belongs to.

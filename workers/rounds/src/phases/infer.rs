@@ -1,12 +1,11 @@
 //! infer: digest the model, segment a shard of the scans, zip the segmentations.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
 };
 
 use nnunet::{
-    checkpoint::results::{ModelFolder, fold_folder_name},
     dataset::{RawCase, cases_to_predict},
     image::Reader,
     predict::{Outcome, Predictor, Settings},
@@ -15,11 +14,11 @@ use pipeline::worker::TaskContext;
 use schemas::{
     job::{FoldId, InferencePayload, Payload},
     nnunet::DatasetJson,
-    task::{ArtifactRef, Failure, Task, TaskInput, TaskOutput},
+    task::{Failure, Task, TaskInput, TaskOutput},
 };
 use serde_json::json;
 
-use super::{Watch, average::zip_folder, failure, shard, train_round::device_of, unknown_input};
+use super::{Watch, average::zip_folder, failure, model, shard, train_round::device_of, unknown_input};
 use crate::{
     settings::DatasetSettings,
     site::{Site, write_whole},
@@ -30,8 +29,9 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     let Payload::Inference(payload) = &task.job.message.payload else {
         return Err(failure::bug("an inference task of a training job"));
     };
-    let model = model_folder(site, task, context, payload)?;
-    let digest = model_digest(&model, payload)?;
+    let named = model::named(task)?;
+    let model = model::folder(site, task, context, &named)?;
+    let digest = model::digest(&model, &named)?;
     let scans = Scans::find(site, task, payload, &model)?;
     match &task.input {
         TaskInput::InspectModel {} => Ok(TaskOutput::Model {
@@ -145,121 +145,6 @@ fn input_folder(
         ));
     }
     Ok(folder)
-}
-
-/// The folder Trainer__Plans__Configuration: fetched from an earlier job, or inside a models root.
-fn model_folder(
-    site: &Site,
-    task: &Task,
-    context: &TaskContext,
-    payload: &InferencePayload,
-) -> Result<PathBuf, Failure> {
-    if payload.model_job().is_some() {
-        let archive = task
-            .job
-            .model
-            .as_ref()
-            .ok_or_else(|| failure::bug("payload.checkpoint_path: the job names no model archive"))?;
-        return fetched_model(site, task, context, archive);
-    }
-    let given = Path::new(&payload.checkpoint_path);
-    for root in &site.settings.models {
-        let Ok(root) = root.canonicalize() else { continue };
-        if let Ok(folder) = root.join(given).canonicalize()
-            && folder.starts_with(&root)
-            && folder.is_dir()
-        {
-            return Ok(folder);
-        }
-    }
-    let message = "payload.checkpoint_path: no such folder inside a models root that this site allows";
-    Err(Failure::fatal("no-model", message))
-}
-
-fn fetched_model(
-    site: &Site,
-    task: &Task,
-    context: &TaskContext,
-    archive: &ArtifactRef,
-) -> Result<PathBuf, Failure> {
-    let folder = site.job(task).join("model");
-    if !folder.exists() {
-        let root = site.job(task);
-        let io = |error: std::io::Error| failure::io("the model", &root, &error);
-        fs::create_dir_all(&root).map_err(io)?;
-        let temporary = tempfile::tempdir_in(&root).map_err(io)?;
-        let zip = temporary.path().join("results.zip");
-        context.download_file(archive, &zip)?;
-        let unpacked = temporary.path().join("model");
-        unpack(&zip, &unpacked)?;
-        // Another shard may have been faster; its model is the same.
-        if let Err(error) = fs::rename(&unpacked, &folder)
-            && !folder.exists()
-        {
-            return Err(io(error));
-        }
-    }
-    let inner = |folder: &Path| {
-        let mut entries = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
-        entries.find(|path| path.is_dir())
-    };
-    inner(&folder).and_then(|dataset| inner(&dataset)).ok_or_else(|| {
-        Failure::fatal(
-            "bad-model",
-            "the model archive holds no DatasetXYZ_name/Trainer__Plans__Configuration",
-        )
-    })
-}
-
-/// Unpacks a zip; a member that would leave the folder is an error.
-pub fn unpack(archive: &Path, folder: &Path) -> Result<(), Failure> {
-    let io = |error: std::io::Error| failure::io("an archive", archive, &error);
-    let bad = |reason: String| Failure::fatal("bad-archive", reason);
-    let mut zip =
-        zip::ZipArchive::new(File::open(archive).map_err(io)?).map_err(|error| bad(error.to_string()))?;
-    for index in 0..zip.len() {
-        let mut member = zip.by_index(index).map_err(|error| bad(error.to_string()))?;
-        let Some(inside) = member.enclosed_name() else {
-            return Err(bad(format!("member {:?} leads out of the folder", member.name())));
-        };
-        let path = folder.join(inside);
-        if member.is_dir() {
-            continue;
-        }
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(io)?;
-        }
-        std::io::copy(&mut member, &mut File::create(&path).map_err(io)?).map_err(io)?;
-    }
-    Ok(())
-}
-
-/// Digest of checkpoint, plans and dataset.json.
-fn model_digest(model: &Path, payload: &InferencePayload) -> Result<String, Failure> {
-    let folder = ModelFolder::open(model).map_err(failure::of_error)?;
-    let name = payload.checkpoint_name.as_str();
-    let folds = folder.folds(name).map_err(failure::of_error)?;
-    if !folds.contains(&payload.fold_id) {
-        let there: Vec<String> = folds.iter().map(FoldId::to_string).collect();
-        let message = format!(
-            "payload.fold_id: the model has no {}/{name}; folds that have it: [{}]",
-            fold_folder_name(payload.fold_id),
-            there.join(", ")
-        );
-        return Err(Failure::fatal("no-fold", message));
-    }
-    let mut digests = String::new();
-    let checkpoint = PathBuf::from(fold_folder_name(payload.fold_id)).join(name);
-    for file in [
-        checkpoint.as_path(),
-        Path::new("plans.json"),
-        Path::new("dataset.json"),
-    ] {
-        let path = model.join(file);
-        let bytes = fs::read(&path).map_err(|error| failure::io("the model", &path, &error))?;
-        digests.push_str(&schemas::sha256(&bytes));
-    }
-    Ok(schemas::sha256(digests.as_bytes()))
 }
 
 fn predict(

@@ -1,4 +1,5 @@
-//! The optimiser's momentum between rounds: at the site, under the digest of the update it made.
+//! The optimiser's momentum between rounds: at the site, under the digest of the update it made. Where the federation
+//! averages it, it comes with the global weights, and only the gradient scaler stays here.
 //!
 //!     jobs/<job>/momentum/<update>/scaler.json           the gradient scaler, on an accelerator
 //!     jobs/<job>/momentum/<update>/buffers.safetensors   written last: with it the momentum is there
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nnunet::{
     checkpoint::safetensors,
+    network::StateDict,
     train::{MomentumState, ScalerState},
 };
 use schemas::{
@@ -28,12 +30,33 @@ fn folder(site: &Site, job: &str) -> PathBuf {
     job_folder::jobs(&site.settings.root).join(job).join(MOMENTUM)
 }
 
-/// The momentum that belongs to `update`, the site's last averaged one; fresh, with a warning, where it is lost.
-pub fn load(site: &Site, task: &Task, update: Option<&str>) -> Result<MomentumState, Failure> {
-    let keep = task.job.message.federation.momentum == Momentum::Keep;
-    let Some(update) = update.filter(|_| keep) else {
-        return Ok(MomentumState::default());
+/// What a round starts from: `averaged` where the federation averages momentum, else what belongs to `update`, the
+/// site's last averaged one. Fresh, with a warning, where it is lost.
+pub fn load(
+    site: &Site,
+    task: &Task,
+    update: Option<&str>,
+    averaged: StateDict,
+) -> Result<MomentumState, Failure> {
+    let mode = task.job.message.federation.momentum;
+    let mut fresh = MomentumState::default();
+    if mode == Momentum::Average {
+        fresh.buffers = averaged;
+    }
+    let Some(update) = update.filter(|_| mode != Momentum::Reset) else {
+        return Ok(fresh);
     };
+    let what = match mode {
+        Momentum::Average => "gradient scaler",
+        Momentum::Keep | Momentum::Reset => "momentum",
+    };
+    if mode == Momentum::Average && fresh.buffers.is_empty() {
+        tracing::warn!(
+            job = task.key.job,
+            round = task.key.round,
+            "the global weights came without momentum: it starts fresh"
+        );
+    }
     // A job that continues another finds it in that job's folder.
     let jobs = [
         Some(&task.key.job),
@@ -47,11 +70,18 @@ pub fn load(site: &Site, task: &Task, update: Option<&str>) -> Result<MomentumSt
         tracing::warn!(
             job = task.key.job,
             round = task.key.round,
-            "the momentum is lost: it starts fresh"
+            "the {what} is lost: it starts fresh"
         );
-        return Ok(MomentumState::default());
+        return Ok(fresh);
     };
-    Ok(read(&place)?.unwrap_or_default())
+    let stored = read(&place)?.unwrap_or_default();
+    Ok(match mode {
+        Momentum::Average => MomentumState {
+            buffers: fresh.buffers,
+            ..stored
+        },
+        Momentum::Keep | Momentum::Reset => stored,
+    })
 }
 
 /// The momentum in a folder; none where it is not there whole.

@@ -1,11 +1,12 @@
-//! plan-verify: every site plans from the pooled documents; the conductor compares what they planned.
+//! plan-verify: every site plans from the pooled documents, or reads the checkpoint that the job starts from; the
+//! conductor compares what they planned and what they start from.
 
 use nnunet::checkpoint::safetensors;
 use pipeline::worker::TaskContext;
 use schemas::task::{Failure, Task, TaskInput, TaskOutput};
 use serde_json::Value;
 
-use super::{planned::Planned, training, unknown_input};
+use super::{initial, training, unknown_input};
 use crate::site::Site;
 
 /// Runs one task.
@@ -14,9 +15,10 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         return Err(unknown_input(task));
     };
     let dataset = site.dataset(task)?;
-    let planned = Planned::make(context, task, pooled, &dataset.name, dataset.reader.name())?;
+    let checkpoint_digest = initial::checkpoint_digest(site, task, context)?;
+    let planned = initial::planned(site, task, context, pooled, &dataset)?;
     let split = site.split(&dataset, training(task)?.fold_id)?;
-    let weights = planned.initial_weights(task)?;
+    let weights = initial::weights(site, task, context, &planned)?;
 
     let mut plans = planned.plans.to_value();
     if let Value::Object(fields) = &mut plans {
@@ -28,6 +30,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         plans,
         plans_digest: planned.digest,
         weights_digest: safetensors::digest(&safetensors::to_bytes(&weights)),
+        checkpoint_digest,
         training_cases: count(split.train.len())?,
         validation_cases: count(split.val.len())?,
     })

@@ -1,4 +1,5 @@
-//! What a training job plans from the pooled documents: the same at every site and at the orchestrator.
+//! What a training job goes by: the pooled documents, and the plans that are made from them or kept from a checkpoint.
+//! The same at every site and at the orchestrator.
 
 use nnunet::{
     network::{Layout, StateDict, initial_weights},
@@ -10,10 +11,11 @@ use schemas::{
     nnunet::{Configuration, DatasetJson, Fingerprint, Plans},
     task::{Failure, Pooled, Task},
 };
+use serde_json::Value;
 
 use super::{failure, fetch_json, training};
 
-/// The pooled documents and the plans made from them.
+/// The pooled documents and the plans.
 pub struct Planned {
     /// dataset_fingerprint.json of all sites.
     pub fingerprint: Fingerprint,
@@ -28,36 +30,21 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Fetches the pooled documents and plans from them.
+    /// Fetches the pooled documents, and plans from them where no plans are kept.
     pub fn make(
         context: &TaskContext,
         task: &Task,
         pooled: &Pooled,
+        kept_plans: Option<&Value>,
         dataset_name: &str,
         reader: &str,
     ) -> Result<Self, Failure> {
         let fingerprint: Fingerprint = fetch_json(context, &pooled.fingerprint, "the pooled fingerprint")?;
         let dataset_json: DatasetJson = fetch_json(context, &pooled.dataset_json, "the pooled dataset.json")?;
-        let federation = &task.job.message.federation;
-        let options = Options {
-            planner: match federation.planner {
-                job::Planner::ExperimentPlanner => Planner::Default,
-                job::Planner::ResEncUNetPlanner => Planner::ResEnc,
-                job::Planner::ResEncM => Planner::ResEncM,
-                job::Planner::ResEncL => Planner::ResEncL,
-                job::Planner::ResEncXL => Planner::ResEncXL,
-                job::Planner::Torchres => Planner::Torchres,
-                job::Planner::ResEncLTorchres => Planner::ResEncLTorchres,
-                job::Planner::ResEncLTorchresSepz => Planner::ResEncLTorchresSepz,
-                job::Planner::ResEncLNoResampling => Planner::ResEncLNoResampling,
-            },
-            gpu_memory_target_gb: federation.gpu_memory_target_gb,
-            overwrite_target_spacing: federation.overwrite_target_spacing,
-            plans_name: federation.plans.clone(),
-            ..Options::default()
+        let plans = match kept_plans {
+            Some(kept) => with_own(kept, dataset_name, reader)?,
+            None => plan(task, &fingerprint, &dataset_json, dataset_name, reader)?,
         };
-        let plans = plan_experiment(&fingerprint, &dataset_json, &options, dataset_name, reader)
-            .map_err(failure::of_error)?;
         let name = training(task)?.model_configuration.as_str();
         let configuration = plans.configuration(name).map_err(|error| {
             let planned: Vec<&str> = plans.configuration_names().collect();
@@ -101,10 +88,49 @@ impl Planned {
         .map_err(failure::of_error)
     }
 
-    /// The weights before the first round.
-    pub fn initial_weights(&self, task: &Task) -> Result<StateDict, Failure> {
+    /// The weights of a training that starts from no checkpoint.
+    pub fn drawn_weights(&self, task: &Task) -> Result<StateDict, Failure> {
         initial_weights(&self.layout()?, task.job.seed).map_err(failure::of_error)
     }
+}
+
+/// The plans made from the pooled documents.
+fn plan(
+    task: &Task,
+    fingerprint: &Fingerprint,
+    dataset_json: &DatasetJson,
+    dataset_name: &str,
+    reader: &str,
+) -> Result<Plans, Failure> {
+    let federation = &task.job.message.federation;
+    let options = Options {
+        planner: match federation.planner {
+            job::Planner::ExperimentPlanner => Planner::Default,
+            job::Planner::ResEncUNetPlanner => Planner::ResEnc,
+            job::Planner::ResEncM => Planner::ResEncM,
+            job::Planner::ResEncL => Planner::ResEncL,
+            job::Planner::ResEncXL => Planner::ResEncXL,
+            job::Planner::Torchres => Planner::Torchres,
+            job::Planner::ResEncLTorchres => Planner::ResEncLTorchres,
+            job::Planner::ResEncLTorchresSepz => Planner::ResEncLTorchresSepz,
+            job::Planner::ResEncLNoResampling => Planner::ResEncLNoResampling,
+        },
+        gpu_memory_target_gb: federation.gpu_memory_target_gb,
+        overwrite_target_spacing: federation.overwrite_target_spacing,
+        plans_name: federation.plans.clone(),
+        ..Options::default()
+    };
+    plan_experiment(fingerprint, dataset_json, &options, dataset_name, reader).map_err(failure::of_error)
+}
+
+/// Kept plans with the two entries that are each site's own.
+fn with_own(kept: &Value, dataset_name: &str, reader: &str) -> Result<Plans, Failure> {
+    let mut plans = kept.clone();
+    if let Value::Object(fields) = &mut plans {
+        fields.insert("dataset_name".to_owned(), dataset_name.into());
+        fields.insert("image_reader_writer".to_owned(), reader.into());
+    }
+    Plans::from_value(&plans).map_err(|error| Failure::fatal("plans", format!("the kept plans: {error}")))
 }
 
 /// `DatasetXYZ_name` of the federation.

@@ -11,7 +11,7 @@ use pipeline::worker::TaskContext;
 use schemas::task::{Failure, Task, TaskInput, TaskOutput};
 
 use super::{
-    Watch, document, failure, fingerprint::at_case, planned::Planned, shard, training, unknown_input,
+    Watch, document, failure, fingerprint::at_case, initial, planned::Planned, shard, training, unknown_input,
 };
 use crate::{
     gc,
@@ -25,7 +25,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         return Err(unknown_input(task));
     };
     let dataset = site.dataset(task)?;
-    let planned = Planned::make(context, task, pooled, &dataset.name, dataset.reader.name())?;
+    let planned = initial::planned(site, task, context, pooled, &dataset)?;
     planned.must_be(plans_digest)?;
     write_documents(site, task, &dataset, &planned)?;
     let ordinals: Vec<usize> = shard(task, dataset.cases.len()).collect();

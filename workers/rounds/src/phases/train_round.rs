@@ -6,19 +6,21 @@ use std::{sync::Arc, time::Instant};
 use nnunet::{
     checkpoint::safetensors,
     device,
+    network::StateDict,
     preprocess::StoredCases,
-    train::{Trainer, TrainerSettings, TrainerVariant},
+    train::{MomentumState, Trainer, TrainerSettings, TrainerVariant},
+    update::Update,
 };
 use pipeline::worker::TaskContext;
 use schemas::{
-    job::{FoldId, TrainingPayload},
+    job::{FoldId, Momentum, TrainingPayload},
     task::{EpochReport, Failure, Pooled, Task, TaskInput, TaskOutput, Validation, Weights},
 };
 
 use super::{
     Watch,
-    average::fetch_weights,
-    failure, mid_round,
+    average::fetch_average,
+    failure, initial, mid_round,
     mid_round::{Reached, Trained},
     momentum,
     planned::Planned,
@@ -54,7 +56,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         _ => None,
     }
     .unzip();
-    let mut trainer = trainer(site, task, context, &start, trained.flatten(), *total_epochs)?;
+    let (mut trainer, base_digest) = trainer(site, task, context, &start, trained.flatten(), *total_epochs)?;
     let payload = training(task)?;
     let watch = Watch(context);
     let mut reached = match reached {
@@ -131,17 +133,23 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     weights
         .check_finite()
         .map_err(|error| useless("nan-weights", &failure::of_error(error).message))?;
-    let bytes = safetensors::to_bytes(&weights);
-    let digest = safetensors::digest(&bytes);
-    if digest == base.digest() {
+    if digest_of(&weights) == base_digest {
         return Err(useless(
             "unchanged-weights",
             "training left the weights as they were",
         ));
     }
+    let mut kept = trainer.momentum().map_err(failure::of_error)?;
+    let momentum = match task.job.message.federation.momentum {
+        Momentum::Average => std::mem::take(&mut kept.buffers),
+        Momentum::Keep | Momentum::Reset => StateDict::new(),
+    };
+    let bytes = Update { weights, momentum }
+        .into_bytes()
+        .map_err(failure::of_error)?;
+    let digest = safetensors::digest(&bytes);
     // The momentum is there before the update is: a round can never start from an update without it.
-    let momentum = trainer.momentum().map_err(failure::of_error)?;
-    momentum::store(site, task, &momentum, &digest, start.previous_update)?;
+    momentum::store(site, task, &kept, &digest, start.previous_update)?;
     let update = context.upload(bytes)?;
     Ok(TaskOutput::Trained {
         update: Some(update),
@@ -177,6 +185,7 @@ struct Start<'a> {
     previous_update: Option<&'a str>,
 }
 
+/// The trainer of this round, behind what is `trained` of it, and the digest of the weights that the round starts from.
 fn trainer(
     site: &Site,
     task: &Task,
@@ -184,26 +193,21 @@ fn trainer(
     start: &Start,
     trained: Option<Trained>,
     total_epochs: u32,
-) -> Result<Trainer, Failure> {
+) -> Result<(Trainer, String), Failure> {
     let payload = training(task)?;
     let federation = &task.job.message.federation;
     let dataset = site.dataset(task)?;
-    let planned = Planned::make(context, task, start.pooled, &dataset.name, dataset.reader.name())?;
+    let planned = initial::planned(site, task, context, start.pooled, &dataset)?;
     planned.must_be(start.plans_digest)?;
-    let Trained { weights, momentum } = match trained {
-        Some(trained) => trained,
-        None => Trained {
-            weights: fetch_weights(context, task, &planned, start.base)?,
-            momentum: momentum::load(site, task, start.previous_update)?,
-        },
+    let base = base(site, task, context, &planned, start.base)?;
+    let base_digest = digest_of(&base.weights);
+    let momentum = match &trained {
+        Some(_) => MomentumState::default(),
+        None => momentum::load(site, task, start.previous_update, base.momentum)?,
     };
     let split = site.split(&dataset, payload.fold_id)?;
     let folder = cases_of(site, task, context, &dataset, &planned, &split)?;
-    let open = |identifiers: Vec<String>| {
-        StoredCases::open(&folder, identifiers)
-            .map(Arc::new)
-            .map_err(failure::of_error)
-    };
+    let open = |identifiers: Vec<String>| StoredCases::open(&folder, identifiers).map(Arc::new);
     let settings = TrainerSettings {
         variant: *TrainerVariant::by_name(&payload.trainer_name).map_err(failure::of_error)?,
         device: device_of(site, task)?,
@@ -219,14 +223,47 @@ fn trainer(
         plans: planned.plans,
         dataset_json: planned.dataset_json,
     };
-    Trainer::new(
-        settings,
-        open(split.train)?,
-        open(split.val)?,
-        &weights,
-        &momentum,
-    )
-    .map_err(failure::of_error)
+    let make = || {
+        let (train, val) = (open(split.train)?, open(split.val)?);
+        let mut trainer = Trainer::new(settings, train, val, &base.weights, &momentum)?;
+        if let Some(mu) = federation.fedprox_mu {
+            trainer = trainer.with_proximal_term(mu)?;
+        }
+        match trained {
+            Some(Trained { weights, momentum }) => trainer.resume(&weights, &momentum),
+            None => Ok(trainer),
+        }
+    };
+    Ok((make().map_err(failure::of_error)?, base_digest))
+}
+
+/// The global weights by their source, with the averaged momentum where there is one.
+fn base(
+    site: &Site,
+    task: &Task,
+    context: &TaskContext,
+    planned: &Planned,
+    weights: &Weights,
+) -> Result<Update, Failure> {
+    match weights {
+        Weights::Average { artifact } => fetch_average(context, planned, artifact),
+        Weights::Initial { digest } => {
+            let weights = initial::weights(site, task, context, planned)?;
+            let made = digest_of(&weights);
+            if made != *digest {
+                let reason = format!("the initial weights made here have digest {made}, the job's {digest}");
+                return Err(Failure::fatal("weights-differ", reason));
+            }
+            Ok(Update {
+                weights,
+                momentum: StateDict::new(),
+            })
+        }
+    }
+}
+
+fn digest_of(weights: &StateDict) -> String {
+    safetensors::digest(&safetensors::to_bytes(weights))
 }
 
 /// The device that the job gives this site.

@@ -54,6 +54,7 @@ impl State {
         let Checkpoint {
             weights,
             momentum,
+            scaler,
             mut logging,
             best_ema,
             current_epoch,
@@ -68,7 +69,7 @@ impl State {
         logging.truncate(current_epoch);
         let momentum = MomentumState {
             buffers: momentum,
-            ..MomentumState::default()
+            scaler,
         };
         Ok(Self {
             epoch: current_epoch,
@@ -196,9 +197,11 @@ fn save(experiment: &mut Experiment, state: &mut State, trainer: &Trainer, name:
             .log
             .line("No checkpoint written, checkpointing is disabled");
     }
+    let momentum = trainer.momentum()?;
     let checkpoint = Checkpoint {
         weights: trainer.weights()?,
-        momentum: trainer.momentum()?.buffers,
+        momentum: momentum.buffers,
+        scaler: momentum.scaler,
         sgd: SgdGroup {
             learning_rate: state.logging.lrs.last().copied().unwrap_or_default(),
             initial_learning_rate: experiment.variant.initial_learning_rate,

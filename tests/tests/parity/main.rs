@@ -14,3 +14,4 @@ mod plan;
 mod preprocess;
 mod resample;
 mod stages;
+mod trainers;

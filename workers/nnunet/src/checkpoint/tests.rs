@@ -5,6 +5,7 @@ use crate::{
     average::{Contribution, average},
     network::{Layout, Tensor32, initial_weights},
     progress::Unobserved,
+    train::optimiser::memory_name,
 };
 
 /// Two stages, in 2D: 2 encoder convolutions, one decoder stage.
@@ -28,7 +29,9 @@ fn checkpoint(layout: &Layout) -> Checkpoint {
     let weights = initial_weights(layout, 7).unwrap();
     let mut momentum = StateDict::new();
     for (name, tensor) in weights.iter().skip(3) {
-        momentum.insert(name, tensor.clone()).unwrap();
+        momentum
+            .insert(memory_name(name, "momentum_buffer"), tensor.clone())
+            .unwrap();
     }
     let mut logging = Logging::default();
     for epoch in 0..3 {
@@ -44,7 +47,7 @@ fn checkpoint(layout: &Layout) -> Checkpoint {
     Checkpoint {
         weights,
         momentum,
-        sgd: SgdGroup::default(),
+        optimiser: OptimiserGroup::of(&TrainerVariant::default(), None),
         logging,
         best_ema: Some(0.0475),
         current_epoch: 3,

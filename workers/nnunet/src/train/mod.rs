@@ -4,6 +4,8 @@ pub mod augment;
 pub mod batch;
 pub mod loader;
 pub mod loss;
+mod nearest;
+mod network;
 pub mod optimiser;
 pub mod schedule;
 #[cfg(feature = "torch")]
@@ -11,7 +13,8 @@ pub mod trainer;
 pub mod trainer_table;
 pub mod validation;
 
-pub use optimiser::{MomentumState, ScalerState};
+pub use network::network_of;
+pub use optimiser::{MomentumState, OptimiserKind, ScalerState};
 pub use schedule::Schedule;
 #[cfg(feature = "torch")]
 pub use trainer::{EpochLog, StageSeconds, Trainer, TrainerSettings};

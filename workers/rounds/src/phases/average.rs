@@ -8,7 +8,9 @@ use std::{
 
 use nnunet::{
     average::{Contribution, average},
-    checkpoint::{Checkpoint, InitArgs, LoggedEpoch, Logging, SgdGroup, results::ResultsFolder, safetensors},
+    checkpoint::{
+        Checkpoint, InitArgs, LoggedEpoch, Logging, OptimiserGroup, results::ResultsFolder, safetensors,
+    },
     network::StateDict,
     train::TrainerVariant,
 };
@@ -140,14 +142,7 @@ fn results(
         let checkpoint = Checkpoint {
             weights: fetch_weights(context, task, &planned, weights)?,
             momentum: StateDict::new(),
-            sgd: SgdGroup {
-                learning_rate: logging
-                    .lrs
-                    .last()
-                    .copied()
-                    .unwrap_or(SgdGroup::default().learning_rate),
-                ..SgdGroup::default()
-            },
+            optimiser: OptimiserGroup::of(trainer, logging.lrs.last().copied()),
             best_ema: wanted
                 .history
                 .scores

@@ -5,8 +5,9 @@ FOLDER/NAME.bin (float32 outputs of all resolutions, then targets). Writes FOLDE
 
 learning.py train FOLDER: reads FOLDER/trainings.json, a list of {name, trainer, architecture, channels, heads, regions,
 ignore, batch_dice, batch_size, epochs, iterations, total_epochs} and FOLDER/NAME.bin (float32: weights in optimizer
-order, one image, its segmentation). Every batch is that case, batch_size times. Writes FOLDER/NAME.out: validation loss,
-TP, FP, FN of the given weights, then per epoch the loss, then weights and momenta; and FOLDER/NAME.momenta.json.
+order, with running statistics, one image, its segmentation). Every batch is that case, batch_size times. Writes
+FOLDER/NAME.out: validation loss, TP, FP, FN of the given weights, then per epoch the loss, then weights and what the
+optimizer remembers; and FOLDER/NAME.momenta.json, the names of the latter.
 """
 import json
 import sys
@@ -15,18 +16,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-import nnunetv2.training.nnUNetTrainer as trainers
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-from nnunetv2.training.loss.dice import get_tp_fp_fn_tn
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-
-def trainer_class(name):
-    found = recursive_find_python_class(trainers.__path__[0], name, "nnunetv2.training.nnUNetTrainer")
-    assert found is not None, name
-    return found
+from trainers import bare_trainer, trainer_class
 
 
 def loss_of(case, outputs):
@@ -66,15 +58,19 @@ def losses(folder):
 def train(folder):
     for case in json.loads((folder / "trainings.json").read_text()):
         architecture = case["architecture"]
-        network = get_network_from_plans(
-            architecture["network_class_name"], architecture["arch_kwargs"], architecture["_kw_requires_import"],
-            case["channels"], case["heads"], allow_init=False, deep_supervision=True)
+        of_plans = SimpleNamespace(
+            network_arch_class_name=architecture["network_class_name"],
+            network_arch_init_kwargs=architecture["arch_kwargs"],
+            network_arch_init_kwargs_req_import=architecture["_kw_requires_import"])
+        trainer = bare_trainer(case["trainer"], case["total_epochs"])
+        network = trainer.build_network_architecture(None, of_plans, case["channels"], case["heads"], True)
         parameters = list(network.named_parameters())
+        state = list({t.data_ptr(): t for t in network.state_dict().values()}.values())
         patch = case["patch"]
         with open(folder / f"{case['name']}.bin", "rb") as file:
             with torch.no_grad():
-                for _, p in parameters:
-                    p.copy_(read(file, p.shape))
+                for tensor in state:
+                    tensor.copy_(read(file, tensor.shape))
             image, seg = read(file, [case["channels"], *patch]), read(file, [1, *patch])
         data = torch.stack([image] * case["batch_size"])
         if case["regions"]:
@@ -96,11 +92,12 @@ def train(folder):
             label_manager=SimpleNamespace(
                 has_regions=bool(case["regions"]), has_ignore_label=case["ignore"] is not None,
                 ignore_label=case["ignore"]))
+        network.eval()
         with torch.no_grad():
             result = nnUNetTrainer.validation_step(step, {"data": data, "target": [t.clone() for t in targets]})
         out = [torch.as_tensor(result[key]).reshape(-1) for key in ("loss", "tp_hard", "fp_hard", "fn_hard")]
-        optimizer = torch.optim.SGD(network.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
-        scheduler = PolyLRScheduler(optimizer, 1e-2, case["total_epochs"])
+        trainer.network = network.train()
+        optimizer, scheduler = trainer.configure_optimizers()
         step.optimizer, step.grad_scaler = optimizer, None
         for epoch in range(case["epochs"]):
             scheduler.step(epoch)
@@ -108,9 +105,9 @@ def train(folder):
                 float(nnUNetTrainer.train_step(step, {"data": data, "target": targets})["loss"])
                 for _ in range(case["iterations"])]
             out.append(torch.tensor([np.mean(epoch_losses)], dtype=torch.float32))
-        momenta = [(name, optimizer.state[p]["momentum_buffer"]) for name, p in parameters
-                   if optimizer.state[p].get("momentum_buffer") is not None]
-        write(folder / f"{case['name']}.out", [*out, *[p for _, p in parameters], *[m for _, m in momenta]])
+        momenta = [(f"{name}.{kind}", value) for name, p in parameters
+                   for kind, value in optimizer.state[p].items() if value is not None]
+        write(folder / f"{case['name']}.out", [*out, *state, *[m for _, m in momenta]])
         (folder / f"{case['name']}.momenta.json").write_text(json.dumps([name for name, _ in momenta]))
 
 

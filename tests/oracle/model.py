@@ -86,7 +86,7 @@ def resume(model, configuration):
     digest = lambda t: [list(t.shape), float(t.double().sum()), float(t.flatten()[-1])]
     return {
         "weights": {name: digest(p.detach()) for name, p in network.named_parameters()},
-        "momentum": {names[i]: digest(s["momentum_buffer"]) for i, s in state.items()},
+        "momentum": {f"{names[i]}.momentum_buffer": digest(s["momentum_buffer"]) for i, s in state.items()},
         "ema": float(trainer.logger.get_value("ema_fg_dice", epoch)),
     }
 

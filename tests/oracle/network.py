@@ -1,8 +1,9 @@
 """Networks of Python nnU-Net with random weights: keys, weights, outputs.
 
 network.py FOLDER: reads FOLDER/networks.json, a list of {name, architecture, channels, heads, shape}, and writes
-FOLDER/NAME.json (parameters in optimizer order, state_dict keys with the parameter each repeats) and FOLDER/NAME.bin
-(float32: all parameters, the input, the outputs from full resolution down).
+FOLDER/NAME.json (unique tensors of the state_dict, its keys with the tensor each repeats) and FOLDER/NAME.bin (float32:
+the unique tensors, the input, the outputs from full resolution down; for a network without dropout then the outputs of
+a training pass, and the unique tensors after it).
 """
 import json
 import sys
@@ -18,23 +19,34 @@ for i, case in enumerate(json.loads((folder / "networks.json").read_text())):
     network = get_network_from_plans(
         architecture["network_class_name"], architecture["arch_kwargs"], architecture["_kw_requires_import"],
         case["channels"], case["heads"], allow_init=True, deep_supervision=True)
-    parameters = list(network.named_parameters())
-    spread = {name: float(p.std()) if p.numel() > 1 else 0.0 for name, p in parameters}
+    state, index = [], {}
+    for name, tensor in network.state_dict().items():
+        if tensor.data_ptr() not in index:
+            index[tensor.data_ptr()] = len(state)
+            state.append((name, tensor))
+    trained = [name for name, _ in network.named_parameters()]
+    assert trained == [name for name, _ in state if name in trained], "another order than the optimizer's"
+    spread = {name: float(t.std()) if t.numel() > 1 else 0.0 for name, t in state}
     with torch.no_grad():
-        for name, p in parameters:
-            if p.ndim == 1:  # otherwise norms and biases would all be 1 or 0
-                p += 0.3 * torch.randn_like(p)
-    index = {p.data_ptr(): j for j, (_, p) in enumerate(parameters)}
+        for name, t in state:
+            if t.ndim == 1:  # otherwise norms and biases would all be 1 or 0
+                t += 0.3 * torch.rand_like(t) if "running" in name else 0.3 * torch.randn_like(t)
+            elif t.ndim == 0:
+                t += 3
     keys = [(key, index[value.data_ptr()]) for key, value in network.state_dict().items()]
     data = torch.randn(case["shape"])
+    before = [t.clone() for _, t in state]
     with torch.no_grad():
-        outputs = network(data)
+        outputs = network.eval()(data)
+        after = []
+        if architecture["arch_kwargs"]["dropout_op"] is None:
+            after = [*network.train()(data), *(t for _, t in state)]
     (folder / f"{case['name']}.json").write_text(json.dumps({
-        "parameters": [(name, list(p.shape)) for name, p in parameters],
+        "parameters": [(name, list(t.shape), name in trained) for name, t in state],
         "keys": keys,
         "spread": spread,
         "outputs": [list(o.shape) for o in outputs],
     }))
     with open(folder / f"{case['name']}.bin", "wb") as file:
-        for tensor in [p for _, p in parameters] + [data] + list(outputs):
+        for tensor in [*before, data, *outputs, *after]:
             file.write(tensor.detach().contiguous().numpy().astype("<f4").tobytes())

@@ -16,3 +16,4 @@ mod plan;
 mod preprocess;
 mod resample;
 mod stages;
+mod trainers;

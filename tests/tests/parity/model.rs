@@ -8,7 +8,7 @@ use std::{
 use nnunet::{
     average::{Contribution, average},
     checkpoint::{
-        Checkpoint, InitArgs, LoggedEpoch, Logging, PthFile, SgdGroup,
+        Checkpoint, InitArgs, LoggedEpoch, Logging, OptimiserGroup, PthFile,
         results::{CHECKPOINT_FINAL, ResultsFolder},
         safetensors,
     },
@@ -18,6 +18,7 @@ use nnunet::{
     network::{Layout, StateDict, Tensor32, initial_weights},
     predict::{Outcome, Predictor, Settings},
     progress::Unobserved,
+    train::{TrainerVariant, optimiser::memory_name},
 };
 use schemas::{
     job::{Device, FoldId},
@@ -26,7 +27,7 @@ use schemas::{
 use serde_json::{Value, json};
 
 /// Plans with a tiny network in 2D and 3D, a transposition, and a target spacing unlike the images'.
-fn plans() -> Value {
+pub fn plans() -> Value {
     let configuration = |dimensions: usize, patch: Value, spacing: Value, strides: Value, kernels: Value| {
         let resampling = |seg: bool, order: u8| json!({"is_seg": seg, "order": order, "order_z": 0, "force_separate_z": null});
         json!({
@@ -71,7 +72,7 @@ fn plans() -> Value {
     })
 }
 
-fn dataset(configuration: &str) -> Value {
+pub fn dataset(configuration: &str) -> Value {
     let labels = match configuration {
         "2d" => json!({"background": 0, "whole": [1, 2], "core": 2}),
         _ => json!({"background": 0, "a": 1, "b": 2}),
@@ -127,7 +128,10 @@ pub fn checkpoint(layout: &Layout, configuration: &str, fold: u32) -> Checkpoint
     for (name, tensor) in weights.iter().filter(|(name, _)| !lowest.contains(name)) {
         let data = tensor.data.iter().map(|v| 0.1 * v + 0.01).collect();
         momentum
-            .insert(name, Tensor32::new(tensor.shape.clone(), data).unwrap())
+            .insert(
+                memory_name(name, "momentum_buffer"),
+                Tensor32::new(tensor.shape.clone(), data).unwrap(),
+            )
             .unwrap();
     }
     let mut logging = Logging::default();
@@ -144,7 +148,7 @@ pub fn checkpoint(layout: &Layout, configuration: &str, fold: u32) -> Checkpoint
     Checkpoint {
         weights,
         momentum,
-        sgd: SgdGroup::default(),
+        optimiser: OptimiserGroup::of(&TrainerVariant::default(), None),
         scaler: None,
         best_ema: logging.ema_fg_dice.last().copied(),
         current_epoch: 2,

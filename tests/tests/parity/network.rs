@@ -2,7 +2,8 @@
 
 use std::{fs, path::Path};
 
-use nnunet::network::{Layout, ParameterRole, StateDict, Tensor32, UNet, initial_weights};
+use nnunet::network::{Layout, Mode, ParameterRole, StateDict, Tensor32, UNet, initial_weights};
+use nnunet::train::augment::random::SampleKey;
 use schemas::nnunet::Architecture;
 use serde_json::{Value, json};
 
@@ -26,6 +27,31 @@ impl Floats {
     pub fn rest(&self) -> usize {
         (self.0.len() - self.1) / 4
     }
+}
+
+/// Reproducible values in 0..n.
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    pub fn next(&mut self, n: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) % n
+    }
+
+    pub fn float(&mut self) -> f32 {
+        self.next(1 << 20) as f32 / (1 << 18) as f32 - 2.0
+    }
+}
+
+pub fn write(path: &Path, values: &[f32]) {
+    fs::write(
+        path,
+        values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>(),
+    )
+    .unwrap();
 }
 
 /// An architecture in nnU-Net's words. `blocks` are convolutions, or residual blocks, of each stage.
@@ -65,8 +91,24 @@ pub fn architecture(
     })
 }
 
+/// The same network with other arguments.
+fn with(mut architecture: Value, arguments: Value) -> Value {
+    let kwargs = architecture["arch_kwargs"].as_object_mut().unwrap();
+    kwargs.extend(arguments.as_object().unwrap().clone());
+    architecture
+}
+
 fn networks() -> Vec<Value> {
     let same = |n: usize, axes: usize| json!(vec![vec![3; axes]; n]);
+    let strides = || json!([[1, 1], [2, 2], [2, 2]]);
+    let plain_2d = |name: &str, arguments: Value| {
+        json!({"name": name, "channels": 1, "heads": 2, "shape": [2, 1, 16, 24],
+            "architecture": with(architecture(false, &[6, 8, 10], same(3, 2), strides(), json!([2, 1, 1])), arguments)})
+    };
+    let residual_2d = |name: &str, arguments: Value| {
+        json!({"name": name, "channels": 1, "heads": 2, "shape": [2, 1, 16, 24],
+            "architecture": with(architecture(true, &[6, 8, 8], same(3, 2), strides(), json!([1, 2, 1])), arguments)})
+    };
     vec![
         json!({"name": "plain_3d", "channels": 1, "heads": 3, "shape": [2, 1, 16, 24, 16], "architecture":
             architecture(false, &[8, 16, 24, 32], same(4, 3),
@@ -81,6 +123,49 @@ fn networks() -> Vec<Value> {
                 json!([[1, 1, 1], [2, 2, 2], [2, 2, 2], [1, 2, 2]]), json!([1, 3, 2, 2]))}),
         json!({"name": "residual_2d", "channels": 1, "heads": 3, "shape": [2, 1, 32, 32], "architecture":
             architecture(true, &[8, 16, 32], same(3, 2), json!([[1, 1], [2, 2], [2, 2]]), json!([1, 2, 2]))}),
+        json!({"name": "batch_norm_3d", "channels": 1, "heads": 2, "shape": [2, 1, 8, 8, 8], "architecture": with(
+            architecture(false, &[6, 8, 10], same(3, 3), json!([[1, 1, 1], [2, 2, 2], [1, 2, 2]]), json!([2, 1, 1])),
+            json!({"norm_op": "torch.nn.modules.batchnorm.BatchNorm3d", "norm_op_kwargs": {}}))}),
+        residual_2d(
+            "residual_batch_norm",
+            json!({"norm_op": "torch.nn.BatchNorm2d", "stem_channels": 4,
+            "norm_op_kwargs": {"eps": 1e-3, "momentum": null}, "conv_bias": false, "deep_supervision": true}),
+        ),
+        residual_2d(
+            "residual_dropout",
+            json!({"dropout_op": "torch.nn.Dropout2d", "dropout_op_kwargs": {"p": 0.2},
+            "nonlin": "torch.nn.ReLU", "n_conv_per_stage_decoder": [2, 3]}),
+        ),
+        residual_2d("residual_linear", json!({"nonlin": null, "nonlin_kwargs": null})),
+        plain_2d(
+            "batch_norm_untracked",
+            json!({"norm_op": "torch.nn.BatchNorm2d",
+            "norm_op_kwargs": {"track_running_stats": false, "affine": false}, "nonlin": "torch.nn.SiLU"}),
+        ),
+        plain_2d(
+            "instance_norm_tracked",
+            json!({"norm_op_kwargs": {"track_running_stats": true, "momentum": 0.3},
+            "nonlin": "torch.nn.GELU", "nonlin_kwargs": {"approximate": "tanh"}}),
+        ),
+        plain_2d(
+            "no_norm",
+            json!({"norm_op": null, "norm_op_kwargs": null, "nonlin": "torch.nn.ELU",
+            "nonlin_kwargs": null}),
+        ),
+        plain_2d(
+            "nonlin_first",
+            json!({"nonlin_first": true, "nonlin": "torch.nn.ReLU", "conv_bias": false}),
+        ),
+        plain_2d(
+            "dropout_nonlin_first",
+            json!({"nonlin_first": true, "dropout_op": "torch.nn.Dropout2d",
+            "dropout_op_kwargs": {}, "nonlin_kwargs": {"negative_slope": 0.2}}),
+        ),
+        plain_2d(
+            "even_kernels",
+            json!({"kernel_sizes": [[3, 1], [5, 3], [2, 4]], "nonlin": "torch.nn.Mish",
+            "nonlin_kwargs": {"inplace": true}}),
+        ),
     ]
 }
 
@@ -100,7 +185,7 @@ fn keys_spread_and_outputs_are_pythons() {
         let ours: Value = layout
             .parameters()
             .iter()
-            .map(|p| json!([p.name, p.shape]))
+            .map(|p| json!([p.name, p.shape, p.role.is_trained()]))
             .collect();
         assert_eq!(ours, python["parameters"], "{name}");
         let unique: Vec<&str> = layout.parameters().iter().map(|p| p.name.as_str()).collect();
@@ -151,18 +236,103 @@ fn keys_spread_and_outputs_are_pythons() {
         let unet = UNet::new(layout.clone(), &weights, tch::Device::Cpu).unwrap();
         assert_eq!(unet.state_dict().unwrap(), weights, "{name}");
         let input = tch::Tensor::from_slice(&input).view(&shape[..]);
-        let outputs = tch::no_grad(|| unet.outputs(&input, layout.outputs())).unwrap();
-        assert_eq!(outputs.len(), python["outputs"].as_array().unwrap().len());
-        for (i, output) in outputs.iter().enumerate() {
-            assert_eq!(json!(output.size()), python["outputs"][i], "{name} {i}");
-            let ours = Vec::<f32>::try_from(output.contiguous().view(-1)).unwrap();
-            let worst = largest_difference(&ours, &floats.take(ours.len()));
-            println!("{name}, output {i}: largest difference {worst:.1e}");
-            assert!(worst < 1e-4, "{name}, output {i}: {worst}");
+        let no_draws = |_| panic!("nothing drops out");
+        let mut modes = vec![Mode::Inference];
+        if network["architecture"]["arch_kwargs"]["dropout_op"].is_null() {
+            modes.push(Mode::Training(&no_draws));
+        }
+        for mode in modes {
+            let outputs = tch::no_grad(|| unet.outputs(&input, layout.outputs(), mode)).unwrap();
+            assert_eq!(outputs.len(), python["outputs"].as_array().unwrap().len());
+            for (i, output) in outputs.iter().enumerate() {
+                assert_eq!(json!(output.size()), python["outputs"][i], "{name} {i}");
+                let ours = Vec::<f32>::try_from(output.contiguous().view(-1)).unwrap();
+                let worst = largest_difference(&ours, &floats.take(ours.len()));
+                println!("{name}, output {i}: largest difference {worst:.1e}");
+                assert!(worst < 1e-4, "{name}, output {i}: {worst}");
+            }
+            match mode {
+                Mode::Inference => {
+                    assert_eq!(unet.state_dict().unwrap(), weights, "{name}");
+                    let full = tch::no_grad(|| unet.forward(&input)).unwrap();
+                    assert_eq!(full, outputs[0], "{name}");
+                }
+                Mode::Training(_) => {
+                    let theirs = read_weights(&mut floats, &layout);
+                    for ((key, ours), (_, theirs)) in unet.state_dict().unwrap().iter().zip(theirs.iter()) {
+                        let worst = largest_difference(&ours.data, &theirs.data);
+                        assert!(worst < 1e-5, "{name} {key} after a training pass: {worst}");
+                    }
+                }
+            }
         }
         assert_eq!(floats.rest(), 0);
-        let full = tch::no_grad(|| unet.forward(&input)).unwrap();
-        assert_eq!(full, outputs[0], "{name}");
+    }
+}
+
+#[test]
+fn what_drops_out_depends_on_its_key_alone() {
+    let mut network = networks().remove(0);
+    let arguments = json!({"dropout_op": "torch.nn.Dropout3d", "dropout_op_kwargs": {"p": 0.25}});
+    let architecture = with(network["architecture"].take(), arguments);
+    let architecture: Architecture = serde_json::from_value(architecture).unwrap();
+    let layout = Layout::new(&architecture, 1, 2).unwrap();
+    let weights = initial_weights(&layout, 1).unwrap();
+    let unet = UNet::new(layout, &weights, tch::Device::Cpu).unwrap();
+    // Samples of one batch with the same image.
+    let image: Vec<f32> = (0..512).map(|i| (i as f32).sin()).collect();
+    let input = tch::Tensor::from_slice(&image.repeat(4)).view([4, 1, 8, 8, 8]);
+    let pass = |iteration: u64| {
+        let generator = move |sample| {
+            let (purpose, site) = ("dropout", "a");
+            SampleKey {
+                purpose,
+                seed: 1,
+                site,
+                epoch: 0,
+                iteration,
+                sample,
+            }
+            .generator()
+        };
+        let mut outputs = tch::no_grad(|| unet.outputs(&input, 1, Mode::Training(&generator))).unwrap();
+        outputs.remove(0)
+    };
+    assert_eq!(pass(1), pass(1));
+    assert_ne!(pass(1), pass(2));
+    let unlike = |x: tch::Tensor| (0..3).filter(|&i| x.get(i) != x.get(i + 1)).count();
+    assert_eq!(unlike(pass(1)), 3);
+    assert_eq!(unlike(tch::no_grad(|| unet.forward(&input)).unwrap()), 0);
+}
+
+#[test]
+fn arguments_that_are_not_built_are_refused_by_name() {
+    let refused = |network: usize, key: &str, value: Value| {
+        let mut architecture = networks().remove(network)["architecture"].take();
+        architecture["arch_kwargs"][key] = value;
+        let architecture: Architecture = serde_json::from_value(architecture).unwrap();
+        Layout::new(&architecture, 1, 2).unwrap_err().to_string()
+    };
+    for (network, key, value, said) in [
+        (0, "norm_op", json!("torch.nn.InstanceNorm2d"), "InstanceNorm3d"),
+        (0, "norm_op_kwargs", json!({"eps": "small"}), "norm_op_kwargs.eps"),
+        (0, "norm_op_kwargs", json!({"epsilon": 1e-5}), "epsilon"),
+        (0, "nonlin", json!("torch.nn.PReLU"), "PReLU"),
+        (
+            0,
+            "nonlin_kwargs",
+            json!({"negative_slope": null}),
+            "negative_slope",
+        ),
+        (0, "dropout_op", json!("torch.nn.Dropout3d"), "dropout_op_kwargs"),
+        (0, "nonlin_first", json!(1), "nonlin_first"),
+        (3, "norm_op", json!(null), "affine"),
+        (3, "norm_op_kwargs", json!({}), "affine"),
+        (3, "nonlin_first", json!(true), "nonlin_first"),
+        (3, "block", json!("...BottleneckD"), "block"),
+    ] {
+        let message = refused(network, key, value);
+        assert!(message.contains(said), "{key}: {message}");
     }
 }
 

@@ -60,7 +60,8 @@ pub fn average(contributions: &[Contribution], output: &Path, observer: &dyn Obs
             let Some(weight) = weight_of_momentum(&name) else {
                 continue;
             };
-            if expected.get(weight) != Some(&shape) {
+            // Some optimisers count their steps: a scalar.
+            if expected.get(weight) != Some(&shape) && !(shape.is_empty() && expected.contains_key(weight)) {
                 return Err(Error::invalid(
                     format!("site {}", contribution.site),
                     format!("tensor {name} of shape {shape:?} is the momentum of no weight"),

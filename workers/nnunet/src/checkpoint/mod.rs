@@ -2,6 +2,7 @@
 //!
 //! Nothing here needs libtorch.
 
+mod optimizer_state;
 pub mod pickle;
 mod pth_read;
 mod pth_write;
@@ -13,17 +14,21 @@ pub use pth_write::write_pth;
 
 use schemas::job::FoldId;
 
-use crate::{network::StateDict, train::ScalerState};
+use crate::{
+    network::StateDict,
+    train::{OptimiserKind, ScalerState, TrainerVariant},
+};
 
 /// What a checkpoint of nnU-Net holds (nnUNetTrainer.save_checkpoint).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
     /// The network's weights.
     pub weights: StateDict,
-    /// SGD's momentum buffers under the names of their weights. A weight without one has not been updated yet.
+    /// What the optimiser remembers, as in [`MomentumState`](crate::train::MomentumState). A weight of which it
+    /// remembers nothing has not been updated yet.
     pub momentum: StateDict,
     /// The optimizer's settings.
-    pub sgd: SgdGroup,
+    pub optimiser: OptimiserGroup,
     /// The gradient scaler; None of a training on the CPU.
     pub scaler: Option<ScalerState>,
     /// The curves of the training, one entry per completed epoch.
@@ -40,27 +45,24 @@ pub struct Checkpoint {
     pub mirror_axes: Option<Vec<usize>>,
 }
 
-/// The settings of the optimizer's only parameter group.
+/// The settings of the optimizer's only parameter group: constants of the kind, and learning rates.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SgdGroup {
+pub struct OptimiserGroup {
+    /// Which optimiser.
+    pub kind: OptimiserKind,
     /// The learning rate of the last epoch.
     pub learning_rate: f64,
     /// The learning rate of the first epoch.
     pub initial_learning_rate: f64,
-    /// The factor of the momentum.
-    pub momentum: f64,
-    /// The weight decay.
-    pub weight_decay: f64,
 }
 
-impl Default for SgdGroup {
-    /// nnU-Net's: learning rate 0.01, momentum 0.99, weight decay 3e-5.
-    fn default() -> Self {
-        SgdGroup {
-            learning_rate: 0.01,
-            initial_learning_rate: 0.01,
-            momentum: 0.99,
-            weight_decay: 3e-5,
+impl OptimiserGroup {
+    /// The group of a trainer after an epoch of learning rate `last`; before the first one where that is None.
+    pub fn of(trainer: &TrainerVariant, last: Option<f64>) -> Self {
+        Self {
+            kind: trainer.optimiser,
+            learning_rate: last.unwrap_or(trainer.initial_learning_rate),
+            initial_learning_rate: trainer.initial_learning_rate,
         }
     }
 }

@@ -13,7 +13,7 @@ use schemas::job::FoldId;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::{
-    Checkpoint, InitArgs, Logging, SgdGroup,
+    Checkpoint, InitArgs, Logging, optimizer_state,
     pickle::{self, Element, TensorRef, Value},
 };
 use crate::{
@@ -103,7 +103,7 @@ impl PthFile {
         Ok(Checkpoint {
             weights: self.weights(layout)?,
             momentum: self.momentum(layout)?,
-            sgd: self.sgd(),
+            optimiser: optimizer_state::group(&self.root),
             scaler: self.scaler()?,
             logging: self.logging()?,
             best_ema: self.best_ema(),
@@ -180,58 +180,11 @@ impl PthFile {
         Ok(weights)
     }
 
-    /// SGD's momentum buffers under the names of their weights; empty where the file has no optimizer state.
+    /// What the optimiser remembers of each parameter; empty where the file has no optimizer state.
     pub fn momentum(&self, layout: &Layout) -> Result<StateDict> {
-        let mut momentum = StateDict::new();
-        let Some(state) = self
-            .root
-            .get("optimizer_state")
-            .and_then(|o| o.get("state"))
-            .and_then(Value::as_dict)
-        else {
-            return Ok(momentum);
-        };
         let cache = RefCell::default();
-        for (index, parameter) in layout.parameters().iter().enumerate() {
-            let entry = state.iter().find(|(key, _)| key.as_int() == Some(index as i64));
-            let Some(Value::Tensor(buffer)) = entry.and_then(|(_, entry)| entry.get("momentum_buffer"))
-            else {
-                continue;
-            };
-            let what = format!("momentum of {}", parameter.name);
-            if buffer.shape != parameter.shape {
-                let reason = format!(
-                    "{what} has the shape {:?}, expected {:?}",
-                    buffer.shape, parameter.shape
-                );
-                return Err(self.bad(reason));
-            }
-            momentum.insert(&parameter.name, self.tensor(&what, buffer, &cache)?)?;
-        }
-        if let Some((key, _)) = state
-            .iter()
-            .find(|(k, _)| k.as_int().is_none_or(|i| i >= layout.parameters().len() as i64))
-        {
-            return Err(self.bad(format!("optimizer_state: {key:?} is no parameter of the network")));
-        }
-        Ok(momentum)
-    }
-
-    /// The optimizer's settings; nnU-Net's own where the file has none.
-    pub fn sgd(&self) -> SgdGroup {
-        let groups = self
-            .root
-            .get("optimizer_state")
-            .and_then(|o| o.get("param_groups"))
-            .and_then(Value::as_items);
-        let number = |key: &str| groups.and_then(|g| g.first()?.get(key)?.as_f64());
-        let default = SgdGroup::default();
-        SgdGroup {
-            learning_rate: number("lr").unwrap_or(default.learning_rate),
-            initial_learning_rate: number("initial_lr").unwrap_or(default.initial_learning_rate),
-            momentum: number("momentum").unwrap_or(default.momentum),
-            weight_decay: number("weight_decay").unwrap_or(default.weight_decay),
-        }
+        optimizer_state::read(&self.root, layout, |name, view| self.tensor(name, view, &cache))
+            .map_err(|e| self.bad(e.to_string()))
     }
 
     /// The state of torch's GradScaler; None of a training on the CPU.

@@ -10,12 +10,12 @@ use schemas::job::FoldId;
 use zip::{CompressionMethod, DateTime, ZipWriter, write::SimpleFileOptions};
 
 use super::{
-    Checkpoint,
+    Checkpoint, optimizer_state,
     pickle::{self, Element, TensorRef, Value},
 };
 use crate::{
     Error, Result,
-    network::{Layout, Tensor32},
+    network::{Layout, ParameterRole, Tensor32},
 };
 
 /// Writes `checkpoint` to `path` by way of a temporary file beside it.
@@ -28,9 +28,9 @@ use crate::{
 /// Where the weights are not those of `layout`, or `path` cannot be written.
 pub fn write_pth(checkpoint: &Checkpoint, layout: &Layout, path: &Path) -> Result<()> {
     checkpoint.weights.check(layout)?;
-    checkpoint.momentum.check_names(layout)?;
+    checkpoint.optimiser.kind.check(&checkpoint.momentum, layout)?;
 
-    let mut storages: Vec<&Tensor32> = Vec::new();
+    let mut storages = Storages::default();
     let root = document(checkpoint, layout, &mut storages)?;
     let pickle = pickle::write(&root).map_err(|reason| Error::bad_file(path, reason))?;
 
@@ -43,8 +43,11 @@ pub fn write_pth(checkpoint: &Checkpoint, layout: &Layout, path: &Path) -> Resul
     archive.member("data.pkl", |out| out.write_all(&pickle))?;
     archive.member(".format_version", |out| out.write_all(b"1"))?;
     archive.member("byteorder", |out| out.write_all(b"little"))?;
-    for (key, tensor) in storages.iter().enumerate() {
-        archive.member(&format!("data/{key}"), |out| write_values(out, &tensor.data))?;
+    for (key, storage) in storages.0.iter().enumerate() {
+        archive.member(&format!("data/{key}"), |out| match storage {
+            Storage::Floats(values) => write_values(out, values),
+            Storage::Count(count) => out.write_all(&count.to_le_bytes()),
+        })?;
     }
     archive.member("version", |out| out.write_all(b"3\n"))?;
     let bad = |e: zip::result::ZipError| Error::bad_file(path, e);
@@ -89,20 +92,57 @@ fn write_values(out: &mut dyn Write, values: &[f32]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// The storages of an archive; the place of each is its key.
+#[derive(Default)]
+pub(super) struct Storages<'a>(Vec<Storage<'a>>);
+
+enum Storage<'a> {
+    Floats(&'a [f32]),
+    Count(i64),
+}
+
+impl<'a> Storages<'a> {
+    /// Adds a float32 tensor in C order; returns the view of it.
+    pub(super) fn floats(&mut self, tensor: &'a Tensor32) -> Value {
+        self.0.push(Storage::Floats(&tensor.data));
+        self.view(Element::F32, &tensor.shape)
+    }
+
+    /// Adds a scalar of a whole number; returns the view of it.
+    fn count(&mut self, value: f32) -> Value {
+        self.0.push(Storage::Count(value.round() as i64));
+        self.view(Element::I64, &[])
+    }
+
+    /// The whole of the last storage in C order.
+    fn view(&self, element: Element, shape: &[usize]) -> Value {
+        let mut strides = vec![1; shape.len()];
+        for axis in (1..shape.len()).rev() {
+            strides[axis - 1] = strides[axis] * shape[axis].max(1);
+        }
+        Value::Tensor(TensorRef {
+            storage: (self.0.len() - 1).to_string(),
+            element,
+            storage_elements: shape.iter().product(),
+            offset: 0,
+            shape: shape.to_vec(),
+            strides,
+        })
+    }
+}
+
 /// The pickled dictionary. Adds to `storages` what it refers to.
-fn document<'a>(
-    checkpoint: &'a Checkpoint,
-    layout: &Layout,
-    storages: &mut Vec<&'a Tensor32>,
-) -> Result<Value> {
-    let mut store = |tensor: &'a Tensor32| {
-        storages.push(tensor);
-        view(storages.len() - 1, tensor)
-    };
+fn document<'a>(checkpoint: &'a Checkpoint, layout: &Layout, storages: &mut Storages<'a>) -> Result<Value> {
     let stored: Vec<Value> = checkpoint
         .weights
         .iter()
-        .map(|(_, tensor)| store(tensor))
+        .zip(layout.parameters())
+        .map(
+            |((_, tensor), parameter)| match (parameter.role, &tensor.data[..]) {
+                (ParameterRole::BatchCount, [count]) => storages.count(*count),
+                _ => storages.floats(tensor),
+            },
+        )
         .collect();
     let index: std::collections::HashMap<&str, usize> = checkpoint
         .weights
@@ -118,42 +158,12 @@ fn document<'a>(
         network_weights.push((key, stored[i].clone()));
     }
 
-    let mut state = Vec::new();
-    for (i, name) in checkpoint.weights.names().enumerate() {
-        if let Some(buffer) = checkpoint.momentum.get(name) {
-            state.push((
-                Value::Int(i as i64),
-                Value::dict([("momentum_buffer", store(buffer))]),
-            ));
-        }
-    }
-    let group = Value::dict([
-        ("lr", Value::Float(checkpoint.sgd.learning_rate)),
-        ("momentum", Value::Float(checkpoint.sgd.momentum)),
-        ("dampening", Value::Int(0)),
-        ("weight_decay", Value::Float(checkpoint.sgd.weight_decay)),
-        ("nesterov", Value::Bool(true)),
-        ("maximize", Value::Bool(false)),
-        ("foreach", Value::None),
-        ("differentiable", Value::Bool(false)),
-        ("fused", Value::None),
-        ("initial_lr", Value::Float(checkpoint.sgd.initial_learning_rate)),
-        (
-            "params",
-            Value::List((0..stored.len() as i64).map(Value::Int).collect()),
-        ),
-    ]);
+    let optimizer_state = optimizer_state::write(checkpoint, layout, storages)?;
 
     let init_args = &checkpoint.init_args;
     Ok(Value::dict([
         ("network_weights", Value::dict(network_weights)),
-        (
-            "optimizer_state",
-            Value::dict([
-                ("state", Value::Dict(state)),
-                ("param_groups", Value::List(vec![group])),
-            ]),
-        ),
+        ("optimizer_state", optimizer_state),
         (
             "grad_scaler_state",
             checkpoint.scaler.map_or(Value::None, |scaler| {
@@ -193,20 +203,4 @@ fn document<'a>(
             },
         ),
     ]))
-}
-
-/// A whole float32 storage in C order.
-fn view(key: usize, tensor: &Tensor32) -> Value {
-    let mut strides = vec![1; tensor.shape.len()];
-    for axis in (1..tensor.shape.len()).rev() {
-        strides[axis - 1] = strides[axis] * tensor.shape[axis].max(1);
-    }
-    Value::Tensor(TensorRef {
-        storage: key.to_string(),
-        element: Element::F32,
-        storage_elements: tensor.data.len(),
-        offset: 0,
-        shape: tensor.shape.clone(),
-        strides,
-    })
 }

@@ -5,6 +5,7 @@ use crate::{
     average::{Contribution, average},
     network::{Layout, Tensor32, initial_weights},
     progress::Unobserved,
+    train::optimiser::memory_name,
     update::Update,
 };
 
@@ -29,7 +30,9 @@ fn checkpoint(layout: &Layout) -> Checkpoint {
     let weights = initial_weights(layout, 7).unwrap();
     let mut momentum = StateDict::new();
     for (name, tensor) in weights.iter().skip(3) {
-        momentum.insert(name, tensor.clone()).unwrap();
+        momentum
+            .insert(memory_name(name, "momentum_buffer"), tensor.clone())
+            .unwrap();
     }
     let mut logging = Logging::default();
     for epoch in 0..3 {
@@ -45,7 +48,7 @@ fn checkpoint(layout: &Layout) -> Checkpoint {
     Checkpoint {
         weights,
         momentum,
-        sgd: SgdGroup::default(),
+        optimiser: OptimiserGroup::of(&TrainerVariant::default(), None),
         scaler: Some(crate::train::ScalerState {
             scale: 32768.0,
             growth_tracker: 7,

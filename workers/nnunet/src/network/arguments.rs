@@ -1,8 +1,11 @@
 //! The arguments of a network class, checked: what this program does not build is refused by its key.
 
+use std::ops::RangeInclusive;
+
 use schemas::nnunet::{Architecture, NetworkKind};
 use serde_json::{Map, Value};
 
+use super::{dropout, nonlinearity::Nonlinearity, norm::Norm};
 use crate::{Error, Result};
 
 /// The architecture's arguments, checked.
@@ -15,7 +18,12 @@ pub(super) struct Arguments {
     pub(super) per_stage: Vec<usize>,
     pub(super) per_decoder_stage: Vec<usize>,
     pub(super) conv_bias: bool,
-    pub(super) norm_eps: f64,
+    pub(super) norm: Option<Norm>,
+    /// The chance of a channel to drop out.
+    pub(super) dropout: Option<f64>,
+    pub(super) nonlinearity: Option<Nonlinearity>,
+    /// Whether the nonlinearity comes before the norm.
+    pub(super) nonlinearity_first: bool,
     pub(super) stem_channels: Option<usize>,
 }
 
@@ -38,44 +46,23 @@ impl Arguments {
         let dimensions = architecture
             .dimensions()
             .ok_or_else(|| invalid("conv_op", &kwargs.conv_op, "Conv2d or Conv3d"))?;
-        let expected_norm = format!("InstanceNorm{dimensions}d");
-        if class(&kwargs.norm_op) != expected_norm {
-            return Err(invalid("norm_op", class(&kwargs.norm_op), &expected_norm));
-        }
-        if class(&kwargs.nonlin) != "LeakyReLU" {
-            return Err(invalid("nonlin", class(&kwargs.nonlin), "LeakyReLU"));
-        }
-        if let Some(dropout) = &kwargs.dropout_op {
-            return Err(invalid("dropout_op", dropout, "null: dropout is not supported"));
-        }
-        let none = Map::new();
-        check_arguments(
-            "norm_op_kwargs",
-            kwargs.norm_op_kwargs.as_ref().unwrap_or(&none),
-            |key, value| match key {
-                "eps" => value.as_f64().is_some_and(|v| v > 0.0),
-                "affine" => value == &Value::Bool(true),
-                "track_running_stats" => value == &Value::Bool(false),
-                "momentum" => true,
-                _ => false,
-            },
+        let norm = Norm::new(
+            kwargs.norm_op.as_deref(),
+            &Keywords::new("norm_op_kwargs", &kwargs.norm_op_kwargs),
+            dimensions,
         )?;
-        let norm = |key| kwargs.norm_op_kwargs.as_ref().and_then(|kwargs| kwargs.get(key));
-        if norm("affine").is_none() {
-            return Err(invalid("norm_op_kwargs.affine", "missing", "true"));
+        if residual && norm.is_none_or(|norm| !norm.affine) {
+            // nnU-Net's initialisation sets the scale of each residual block's last norm.
+            return Err(invalid(
+                "norm_op",
+                "no norm with a scale",
+                "one with affine: true, without which nnU-Net builds no ResidualEncoderUNet",
+            ));
         }
-        check_arguments(
-            "nonlin_kwargs",
-            kwargs.nonlin_kwargs.as_ref().unwrap_or(&none),
-            |key, value| match key {
-                "inplace" => true,
-                "negative_slope" => value.as_f64() == Some(0.01),
-                _ => false,
-            },
-        )?;
-        check_arguments("arch_kwargs", &kwargs.other, |key, value| match key {
-            "deep_supervision" => true,
-            "nonlin_first" => !residual && value == &Value::Bool(false),
+        check_arguments(&kwargs.other, |key, value| match key {
+            // nnU-Net overrules it: on in training unless the trainer says otherwise, off at inference.
+            "deep_supervision" => value.is_boolean(),
+            "nonlin_first" => !residual && value.is_boolean(),
             "stem_channels" => {
                 residual && (value.is_null() || value.as_u64().is_some_and(|n| (1..=LARGEST).contains(&n)))
             }
@@ -108,7 +95,17 @@ impl Arguments {
                 n - 1,
             )?,
             conv_bias: kwargs.conv_bias,
-            norm_eps: norm("eps").and_then(Value::as_f64).unwrap_or(1e-5),
+            norm,
+            dropout: dropout::probability(
+                kwargs.dropout_op.as_deref(),
+                &Keywords::new("dropout_op_kwargs", &kwargs.dropout_op_kwargs),
+                dimensions,
+            )?,
+            nonlinearity: Nonlinearity::new(
+                kwargs.nonlin.as_deref(),
+                &Keywords::new("nonlin_kwargs", &kwargs.nonlin_kwargs),
+            )?,
+            nonlinearity_first: kwargs.other.get("nonlin_first") == Some(&Value::Bool(true)),
             stem_channels: kwargs
                 .other
                 .get("stem_channels")
@@ -121,7 +118,7 @@ impl Arguments {
 /// Well above any real network; keeps products of sizes far from overflow.
 const LARGEST: u64 = 65536;
 
-fn invalid(key: &str, found: impl std::fmt::Display, expected: &str) -> Error {
+pub(super) fn invalid(key: &str, found: impl std::fmt::Display, expected: &str) -> Error {
     Error::invalid(
         format!("plans: architecture.arch_kwargs.{key}"),
         format!("found {found}, expected {expected}"),
@@ -129,23 +126,95 @@ fn invalid(key: &str, found: impl std::fmt::Display, expected: &str) -> Error {
 }
 
 /// The class at the end of a dotted Python path.
-fn class(path: &Option<String>) -> &str {
-    path.as_deref()
-        .and_then(|path| path.rsplit('.').next())
-        .unwrap_or("null")
+pub(super) fn class(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
 }
 
-fn check_arguments(
-    key: &str,
-    kwargs: &Map<String, Value>,
-    fits: impl Fn(&str, &Value) -> bool,
-) -> Result<()> {
+/// The keyword arguments of a class that the plans name. What is absent has the default given with the question.
+pub(super) struct Keywords<'a> {
+    key: &'static str,
+    map: Option<&'a Map<String, Value>>,
+}
+
+impl<'a> Keywords<'a> {
+    fn new(key: &'static str, map: &'a Option<Map<String, Value>>) -> Self {
+        Self {
+            key,
+            map: map.as_ref(),
+        }
+    }
+
+    /// Fails for null, which Python takes for no arguments only where it was made to.
+    pub(super) fn must_be_there(&self) -> Result<()> {
+        match self.map {
+            Some(_) => Ok(()),
+            None => Err(invalid(self.key, "null", "an object")),
+        }
+    }
+
+    /// Fails for an argument that is none of `known`.
+    pub(super) fn only(&self, known: &[&str]) -> Result<()> {
+        let mut names = self.map.into_iter().flat_map(Map::keys);
+        match names.find(|name| !known.contains(&name.as_str())) {
+            Some(name) => Err(invalid(self.key, name, &format!("only {}", known.join(", ")))),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn number(&self, name: &str, default: f64, range: RangeInclusive<f64>) -> Result<f64> {
+        let expected = || match (*range.start(), *range.end()) {
+            (f64::MIN, _) => "a number".to_owned(),
+            (low, high) if low == high => format!("{low}"),
+            (low, high) => format!("a number from {low} to {high}"),
+        };
+        match self.get(name) {
+            None => Ok(default),
+            Some(value) => value
+                .as_f64()
+                .filter(|number| range.contains(number))
+                .ok_or_else(|| self.refuse(name, value, &expected())),
+        }
+    }
+
+    pub(super) fn number_or_null(&self, name: &str, default: f64) -> Result<Option<f64>> {
+        match self.get(name) {
+            Some(Value::Null) => Ok(None),
+            _ => self.number(name, default, 0.0..=1.0).map(Some),
+        }
+    }
+
+    pub(super) fn boolean(&self, name: &str, default: bool) -> Result<bool> {
+        match self.get(name) {
+            None => Ok(default),
+            Some(value) => value
+                .as_bool()
+                .ok_or_else(|| self.refuse(name, value, "true or false")),
+        }
+    }
+
+    /// One of `choices`, the first of them being the default.
+    pub(super) fn choice(&self, name: &str, choices: &[&'static str]) -> Result<&'static str> {
+        let Some(value) = self.get(name) else {
+            return Ok(choices[0]);
+        };
+        let found = choices.iter().find(|choice| value == *choice);
+        found
+            .copied()
+            .ok_or_else(|| self.refuse(name, value, &choices.join(" or ")))
+    }
+
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.map?.get(name)
+    }
+
+    fn refuse(&self, name: &str, value: &Value, expected: &str) -> Error {
+        invalid(&format!("{}.{name}", self.key), value, expected)
+    }
+}
+
+fn check_arguments(kwargs: &Map<String, Value>, fits: impl Fn(&str, &Value) -> bool) -> Result<()> {
     match kwargs.iter().find(|(name, value)| !fits(name, value)) {
-        Some((name, value)) => Err(invalid(
-            &format!("{key}.{name}"),
-            value,
-            "what nnU-Net's planners write",
-        )),
+        Some((name, value)) => Err(invalid(name, value, "what this program builds")),
         None => Ok(()),
     }
 }

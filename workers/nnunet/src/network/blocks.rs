@@ -2,13 +2,15 @@
 // Only the forward pass reads most of this.
 #![cfg_attr(not(feature = "torch"), allow(dead_code))]
 
-/// conv, optional instance norm, optional leaky ReLU. Indices are into `Layout::parameters`.
+use super::norm::BlockNorm;
+
+/// conv, dropout, norm, nonlinearity: all but the first where there are any. Indices are into `Layout::parameters`.
 #[derive(Clone, Debug)]
 pub(super) struct ConvBlock {
     pub weight: usize,
     pub bias: Option<usize>,
-    /// Scale and shift.
-    pub norm: (usize, usize),
+    pub dropout: bool,
+    pub norm: Option<BlockNorm>,
     pub stride: Vec<i64>,
     pub padding: Vec<i64>,
     pub activation: bool,

@@ -4,6 +4,7 @@ use super::{
     Layout, Parameter, ParameterRole,
     arguments::Arguments,
     blocks::{BareConv, ConvBlock, DecoderStage, ResidualBlock, Stage},
+    norm::BlockNorm,
 };
 use crate::{Error, Result};
 
@@ -82,7 +83,10 @@ impl Arguments {
             dimensions: self.dimensions,
             input_channels,
             heads,
-            norm_eps: self.norm_eps,
+            norm: self.norm,
+            dropout: self.dropout,
+            nonlinearity: self.nonlinearity,
+            nonlinearity_first: self.nonlinearity_first,
             stem,
             encoder,
             decoder,
@@ -126,13 +130,30 @@ impl Builder<'_> {
         (weight, bias)
     }
 
-    fn name(&mut self, prefix: &str, names: &[&str], indices: &[usize]) {
-        self.keys.extend(
-            names
-                .iter()
-                .zip(indices)
-                .map(|(name, &i)| (format!("{prefix}.{name}"), i)),
-        );
+    /// Names a tensor again, by the last part of its own name under `prefix`.
+    fn name(&mut self, prefix: &str, index: usize) {
+        let name = &self.parameters[index].name;
+        let last = name.rsplit('.').next().unwrap_or(name);
+        self.keys.push((format!("{prefix}.{last}"), index));
+    }
+
+    /// The tensors of a norm, in the order of torch's modules: parameters, then running statistics.
+    fn norm(&mut self, prefix: &str, channels: usize, zero: bool) -> Option<BlockNorm> {
+        let norm = self.arguments.norm?;
+        let mut add =
+            |name: &str, shape: Vec<usize>, role| self.parameter(format!("{prefix}.{name}"), shape, role);
+        let affine = norm.affine.then(|| {
+            let scale = add("weight", vec![channels], ParameterRole::NormScale { zero });
+            (scale, add("bias", vec![channels], ParameterRole::NormShift))
+        });
+        let running = norm.tracked.then(|| {
+            [
+                add("running_mean", vec![channels], ParameterRole::RunningMean),
+                add("running_var", vec![channels], ParameterRole::RunningVariance),
+                add("num_batches_tracked", vec![], ParameterRole::BatchCount),
+            ]
+        });
+        Some(BlockNorm { affine, running })
     }
 
     /// ConvDropoutNormReLU: nnU-Net registers conv and norm by name and again in `all_modules`.
@@ -150,35 +171,31 @@ impl Builder<'_> {
             .chain(kernel.iter().copied())
             .collect();
         let (weight, bias) = self.convolution(&format!("{prefix}.conv"), shape, output, bias);
-        let zero = kind == BlockKind::BeforeAdd;
-        let scale = self.parameter(
-            format!("{prefix}.norm.weight"),
-            vec![output],
-            ParameterRole::NormScale { zero },
-        );
-        let shift = self.parameter(
-            format!("{prefix}.norm.bias"),
-            vec![output],
-            ParameterRole::NormShift,
-        );
-        for (conv, norm) in [("conv", "norm"), ("all_modules.0", "all_modules.1")] {
-            self.name(prefix, &[&format!("{conv}.weight")], &[weight]);
-            if let Some(bias) = bias {
-                self.name(prefix, &[&format!("{conv}.bias")], &[bias]);
+        let activation = kind == BlockKind::Activated && self.arguments.nonlinearity.is_some();
+        let dropout = kind == BlockKind::Activated && self.arguments.dropout.is_some();
+        let before_norm = self.parameters.len();
+        let norm = self.norm(&format!("{prefix}.norm"), output, kind == BlockKind::BeforeAdd);
+        let of_norm = before_norm..self.parameters.len();
+        let place = 1 + usize::from(dropout) + usize::from(activation && self.arguments.nonlinearity_first);
+        for (conv, norm) in [
+            ("conv", "norm"),
+            ("all_modules.0", &format!("all_modules.{place}")),
+        ] {
+            for index in [Some(weight), bias].into_iter().flatten() {
+                self.name(&format!("{prefix}.{conv}"), index);
             }
-            self.name(
-                prefix,
-                &[&format!("{norm}.weight"), &format!("{norm}.bias")],
-                &[scale, shift],
-            );
+            for index in of_norm.clone() {
+                self.name(&format!("{prefix}.{norm}"), index);
+            }
         }
         ConvBlock {
             weight,
             bias,
-            norm: (scale, shift),
+            dropout,
+            norm,
             stride: stride.iter().map(|&v| v as i64).collect(),
             padding: kernel.iter().map(|&k| (k as i64 - 1) / 2).collect(),
-            activation: kind == BlockKind::Activated,
+            activation,
         }
     }
 
@@ -318,9 +335,8 @@ impl Builder<'_> {
         stride: &[usize],
     ) -> BareConv {
         let (weight, bias) = self.convolution(prefix, shape, out, bias);
-        self.name(prefix, &["weight"], &[weight]);
-        if let Some(bias) = bias {
-            self.name(prefix, &["bias"], &[bias]);
+        for index in [Some(weight), bias].into_iter().flatten() {
+            self.name(prefix, index);
         }
         BareConv {
             weight,
@@ -332,7 +348,7 @@ impl Builder<'_> {
 
 #[derive(Clone, Copy, PartialEq)]
 enum BlockKind {
-    /// conv, norm, leaky ReLU.
+    /// conv, dropout, norm, nonlinearity.
     Activated,
     /// conv, norm; the norm's scale starts at 0.
     BeforeAdd,

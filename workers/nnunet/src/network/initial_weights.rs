@@ -15,7 +15,8 @@ const SLOPE: f64 = 0.01;
 /// Initial weights: nnU-Net's distributions, drawn from a generator of our own.
 ///
 /// Convolutions: normal with He et al.'s deviation `sqrt(2 / (1 + 0.01^2) / fan_in)`, biases 0; norms 1 and 0, but 0
-/// and 0 for the last norm of a residual block (dynamic_network_architectures, initialization/weight_init.py).
+/// and 0 for the last norm of a residual block (dynamic_network_architectures, initialization/weight_init.py); running
+/// statistics 0 and 1.
 /// Each tensor has a generator keyed by (seed, name), so the values do not depend on order or threads.
 pub fn initial_weights(layout: &Layout, seed: u64) -> Result<StateDict> {
     let tensors: Vec<_> = layout
@@ -25,10 +26,12 @@ pub fn initial_weights(layout: &Layout, seed: u64) -> Result<StateDict> {
             let n: usize = parameter.shape.iter().product();
             let data = match parameter.role {
                 ParameterRole::Convolution { fan_in } => normal(seed, &parameter.name, fan_in, n),
-                ParameterRole::NormScale { zero: false } => vec![1.0; n],
-                ParameterRole::NormScale { zero: true } | ParameterRole::NormShift | ParameterRole::Bias => {
-                    vec![0.0; n]
-                }
+                ParameterRole::NormScale { zero: false } | ParameterRole::RunningVariance => vec![1.0; n],
+                ParameterRole::NormScale { zero: true }
+                | ParameterRole::NormShift
+                | ParameterRole::Bias
+                | ParameterRole::RunningMean
+                | ParameterRole::BatchCount => vec![0.0; n],
             };
             Tensor32::new(parameter.shape.clone(), data)
         })

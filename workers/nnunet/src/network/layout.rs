@@ -10,10 +10,12 @@ use super::{
     StateDict, Tensor32,
     arguments::Arguments,
     blocks::{ConvBlock, DecoderStage, Stage},
+    nonlinearity::Nonlinearity,
+    norm::Norm,
 };
 use crate::{Error, Result};
 
-/// What a parameter does, which decides its initial value.
+/// What a tensor of the network does, which decides its initial value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ParameterRole {
     /// The weight of a (transposed) convolution; `fan_in` as PyTorch counts it: `shape[1]` times the kernel's voxels.
@@ -31,9 +33,22 @@ pub enum ParameterRole {
     },
     /// The shift of a norm.
     NormShift,
+    /// The running mean of a norm: not trained.
+    RunningMean,
+    /// The running variance of a norm: not trained.
+    RunningVariance,
+    /// How many batches the running statistics have seen, a whole number: not trained.
+    BatchCount,
 }
 
-/// One unique parameter.
+impl ParameterRole {
+    /// Whether the optimiser changes it. Running statistics are changed by the forward pass.
+    pub fn is_trained(self) -> bool {
+        !matches!(self, Self::RunningMean | Self::RunningVariance | Self::BatchCount)
+    }
+}
+
+/// One unique tensor of the state_dict: a parameter, or a running statistic of a norm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
     /// The first of nnU-Net's state_dict keys that name it.
@@ -51,7 +66,11 @@ pub struct Layout {
     pub(super) dimensions: usize,
     pub(super) input_channels: usize,
     pub(super) heads: usize,
-    pub(super) norm_eps: f64,
+    pub(super) norm: Option<Norm>,
+    /// The chance of a channel to drop out.
+    pub(super) dropout: Option<f64>,
+    pub(super) nonlinearity: Option<Nonlinearity>,
+    pub(super) nonlinearity_first: bool,
     pub(super) stem: Option<ConvBlock>,
     pub(super) encoder: Vec<Stage>,
     /// Lowest resolution first.
@@ -68,9 +87,14 @@ impl Layout {
         Arguments::new(architecture)?.build(input_channels, heads)
     }
 
-    /// Unique parameters in nnU-Net's optimizer order.
+    /// Unique tensors in nnU-Net's order: that of its optimizer, each norm's running statistics after its parameters.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
+    }
+
+    /// The parameters that the optimiser changes, in nnU-Net's optimizer order.
+    pub fn trained(&self) -> impl Iterator<Item = &Parameter> {
+        self.parameters.iter().filter(|p| p.role.is_trained())
     }
 
     /// The parameter of that unique name.

@@ -5,8 +5,11 @@
 mod arguments;
 mod blocks;
 mod builder;
+mod dropout;
 mod initial_weights;
 mod layout;
+mod nonlinearity;
+mod norm;
 mod state_dict;
 #[cfg(feature = "torch")]
 pub(crate) mod tensors;
@@ -17,4 +20,4 @@ pub use initial_weights::initial_weights;
 pub use layout::{Layout, Parameter, ParameterRole};
 pub use state_dict::{StateDict, Tensor32};
 #[cfg(feature = "torch")]
-pub use unet::UNet;
+pub use unet::{Mode, UNet};

@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 
-use super::Layout;
+use super::{Layout, ParameterRole};
 use crate::{Error, Result};
 
 /// A float32 tensor in C order.
@@ -33,7 +33,7 @@ impl Tensor32 {
 /// Unique tensors by name, in nnU-Net's optimizer parameter order (encoder, decoder.stages, transpconvs, seg_layers).
 ///
 /// nnU-Net's own state_dict repeats each tensor up to four times; [`Layout::aliases`] says under which keys.
-/// The name kept here is the first of them. Also holds momentum buffers, then without the tensors that have none.
+/// The name kept here is the first of them. Also holds what the optimiser remembers, under names of its own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateDict {
     tensors: IndexMap<String, Tensor32>,
@@ -90,7 +90,8 @@ impl StateDict {
         self.tensors.values().map(|t| t.data.len()).sum()
     }
 
-    /// Fails unless names, their order and shapes are exactly those of `layout`, naming the first key that is not.
+    /// Fails unless names, their order and shapes are exactly those of `layout`, naming the first key that is not; and
+    /// where a variance or a count is negative.
     pub fn check(&self, layout: &Layout) -> Result<()> {
         self.check_names(layout)?;
         for parameter in layout.parameters() {
@@ -107,6 +108,13 @@ impl StateDict {
                     format!("tensor {index}"),
                     format!("is {name}, the plans' order expects {}", parameter.name),
                 ));
+            }
+            let no_less_than_0 = matches!(
+                parameter.role,
+                ParameterRole::RunningVariance | ParameterRole::BatchCount
+            );
+            if no_less_than_0 && self.tensors[name].data.iter().any(|v| *v < 0.0) {
+                return Err(Error::invalid(format!("tensor {name}"), "holds a negative value"));
             }
         }
         Ok(())

@@ -1,13 +1,25 @@
 //! The forward pass on libtorch.
 
+use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use super::{
     Layout, StateDict,
     blocks::{BareConv, ConvBlock, ResidualBlock, Stage},
+    dropout,
     tensors::{to_device, to_tensor32},
 };
 use crate::{Error, Result};
+
+/// How a network runs.
+#[derive(Clone, Copy)]
+pub enum Mode<'a> {
+    /// With running statistics, where there are any, and without dropout.
+    Inference,
+    /// With the batch's statistics, which also move the running ones. The channels that drop out come from the
+    /// generator that the function gives for a layer's number.
+    Training(&'a dyn Fn(u64) -> ChaCha8Rng),
+}
 
 /// PlainConvUNet or ResidualEncoderUNet of the plans, its parameters on one device.
 ///
@@ -27,7 +39,10 @@ impl UNet {
         weights.check_finite()?;
         let parameters = weights
             .iter()
-            .map(|(_, tensor)| to_device(tensor, device).map(|t| t.set_requires_grad(true)))
+            .zip(layout.parameters())
+            .map(|((_, tensor), parameter)| {
+                to_device(tensor, device).map(|t| t.set_requires_grad(parameter.role.is_trained()))
+            })
             .collect::<Result<_>>()?;
         Ok(Self {
             layout,
@@ -54,7 +69,7 @@ impl UNet {
         self.device
     }
 
-    /// Parameters in optimizer order; leaves that require gradients.
+    /// The layout's tensors in its order; those that are trained are leaves that require gradients.
     pub fn parameters(&self) -> &[Tensor] {
         &self.parameters
     }
@@ -64,9 +79,10 @@ impl UNet {
         &mut self.parameters
     }
 
-    /// Whether each parameter has a part in [`UNet::outputs`] of `wanted` resolutions: unwanted heads have none.
+    /// Whether each tensor is trained by [`UNet::outputs`] of `wanted` resolutions: unwanted heads are not.
     pub fn used(&self, wanted: usize) -> Vec<bool> {
-        let mut used = vec![true; self.parameters.len()];
+        let parameters = self.layout.parameters().iter();
+        let mut used: Vec<bool> = parameters.map(|p| p.role.is_trained()).collect();
         let unwanted = self.layout.decoder.len().saturating_sub(wanted);
         for stage in &self.layout.decoder[..unwanted] {
             used[stage.head.weight] = false;
@@ -98,29 +114,29 @@ impl UNet {
 
     /// Logits at full resolution: (b, heads, z, y, x), or (b, heads, y, x).
     pub fn forward(&self, input: &Tensor) -> Result<Tensor> {
-        self.outputs(input, 1)?
+        self.outputs(input, 1, Mode::Inference)?
             .pop()
             .ok_or_else(|| Error::Torch("the network has no output".into()))
     }
 
     /// Logits of the `wanted` highest resolutions, full resolution first; at most [`Layout::outputs`].
     /// Heads that are not wanted are not computed, so they get no gradient.
-    pub fn outputs(&self, input: &Tensor, wanted: usize) -> Result<Vec<Tensor>> {
+    pub fn outputs(&self, input: &Tensor, wanted: usize, mode: Mode) -> Result<Vec<Tensor>> {
         let mut x = input.f_to_kind(self.kind)?;
         if let Some(stem) = &self.layout.stem {
-            x = self.block(&x, stem)?;
+            x = self.block(&x, stem, mode)?;
         }
         let mut skips = Vec::with_capacity(self.layout.encoder.len());
         for stage in &self.layout.encoder {
             match stage {
                 Stage::Plain(blocks) => {
                     for block in blocks {
-                        x = self.block(&x, block)?;
+                        x = self.block(&x, block, mode)?;
                     }
                 }
                 Stage::Residual(blocks) => {
                     for block in blocks {
-                        x = self.residual(&x, block)?;
+                        x = self.residual(&x, block, mode)?;
                     }
                 }
             }
@@ -136,7 +152,7 @@ impl UNet {
                 .ok_or_else(|| Error::Torch("a decoder stage has no skip".into()))?;
             x = Tensor::f_cat(&[up, skip], 1)?;
             for block in &stage.convs {
-                x = self.block(&x, block)?;
+                x = self.block(&x, block, mode)?;
             }
             if i + wanted >= stages {
                 outputs.push(self.bare(&x, &stage.head, false)?.f_to_kind(Kind::Float)?);
@@ -146,28 +162,28 @@ impl UNet {
         Ok(outputs)
     }
 
-    fn block(&self, x: &Tensor, block: &ConvBlock) -> Result<Tensor> {
-        let x = self.convolution(x, block.weight, block.bias, &block.stride, &block.padding, false)?;
-        let (scale, shift) = block.norm;
-        let mut x = x.f_instance_norm(
-            Some(&self.parameters[scale]),
-            Some(&self.parameters[shift]),
-            None::<&Tensor>,
-            None::<&Tensor>,
-            true,
-            0.1,
-            self.layout.norm_eps,
-            true,
-        )?;
-        // In place, as nnU-Net's: the norm does not need its output for the gradient. libtorch's default slope is 0.01.
-        if block.activation {
-            Ok(x.f_leaky_relu_()?)
-        } else {
-            Ok(x)
+    fn block(&self, x: &Tensor, block: &ConvBlock, mode: Mode) -> Result<Tensor> {
+        let mut x = self.convolution(x, block.weight, block.bias, &block.stride, &block.padding, false)?;
+        if let (Some(p), Mode::Training(generator)) = (self.layout.dropout, mode)
+            && block.dropout
+        {
+            // The weight's place in the network is as good a number for the layer as any.
+            x = dropout::apply(&x, p, &mut generator(block.weight as u64))?;
         }
+        let before_norm = block.activation && self.layout.nonlinearity_first;
+        if before_norm {
+            x = self.activate(x)?;
+        }
+        if let (Some(norm), Some(place)) = (&self.layout.norm, &block.norm) {
+            x = norm.apply(&x, place, &self.parameters, matches!(mode, Mode::Training(_)))?;
+        }
+        if block.activation && !before_norm {
+            x = self.activate(x)?;
+        }
+        Ok(x)
     }
 
-    fn residual(&self, x: &Tensor, block: &ResidualBlock) -> Result<Tensor> {
+    fn residual(&self, x: &Tensor, block: &ResidualBlock, mode: Mode) -> Result<Tensor> {
         let mut skip = match &block.pool {
             Some(window) if self.layout.dimensions == 3 => {
                 x.f_avg_pool3d(window, window, [0, 0, 0], false, true, None)?
@@ -176,12 +192,18 @@ impl UNet {
             None => x.shallow_clone(),
         };
         if let Some(projection) = &block.projection {
-            skip = self.block(&skip, projection)?;
+            skip = self.block(&skip, projection, mode)?;
         }
-        let mut y = self
-            .block(&self.block(x, &block.first)?, &block.second)?
-            .f_add(&skip)?;
-        Ok(y.f_leaky_relu_()?)
+        let y = self.block(x, &block.first, mode)?;
+        let y = self.block(&y, &block.second, mode)?.f_add(&skip)?;
+        self.activate(y)
+    }
+
+    fn activate(&self, x: Tensor) -> Result<Tensor> {
+        match self.layout.nonlinearity {
+            Some(nonlinearity) => nonlinearity.apply(x),
+            None => Ok(x),
+        }
     }
 
     fn bare(&self, x: &Tensor, conv: &BareConv, transposed: bool) -> Result<Tensor> {

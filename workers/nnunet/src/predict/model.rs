@@ -17,6 +17,7 @@ use crate::{
     network::{Layout, StateDict, UNet},
     preprocess::{self, CaseProperties, PreprocessedCase},
     progress::Observer,
+    train::network_of,
 };
 
 /// A trained model: the networks of its folds, and what the plans say of preprocessing and export.
@@ -149,7 +150,8 @@ impl Predictor {
             return Err(Error::invalid("configuration", reason));
         }
         let (channels, heads) = (dataset_json.channels(), dataset_json.segmentation_heads());
-        let layout = Layout::new(&configuration.architecture, channels, heads)?;
+        let architecture = network_of(&trainer_name, &configuration.architecture);
+        let layout = Layout::new(&architecture, channels, heads)?;
         let mirror_axes = mirror_axes.filter(|_| settings.use_mirroring).unwrap_or_default();
         let window = SlidingWindow {
             patch: configuration.patch_size.clone(),

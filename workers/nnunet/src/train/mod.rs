@@ -4,6 +4,8 @@ pub mod augment;
 pub mod batch;
 pub mod loader;
 pub mod loss;
+mod nearest;
+mod network;
 pub mod optimiser;
 #[cfg(feature = "torch")]
 mod proximal;
@@ -13,7 +15,8 @@ pub mod trainer;
 pub mod trainer_table;
 pub mod validation;
 
-pub use optimiser::{MomentumState, ScalerState};
+pub use network::network_of;
+pub use optimiser::{MomentumState, OptimiserKind, ScalerState};
 pub use schedule::Schedule;
 #[cfg(feature = "torch")]
 pub use trainer::{EpochLog, StageSeconds, Trainer, TrainerSettings};

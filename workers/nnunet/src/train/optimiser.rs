@@ -1,12 +1,101 @@
-//! SGD with Nesterov momentum as nnU-Net configures it, gradient clipping, and the scaler of half-precision training.
+//! The optimisers of nnU-Net's trainers, what they remember, and the scaler of half-precision training.
 
-use crate::network::StateDict;
+use crate::{
+    Error, Result,
+    network::{Layout, StateDict, Tensor32},
+};
+
+#[cfg(feature = "torch")]
+mod step;
+#[cfg(feature = "torch")]
+pub use step::Optimiser;
+
+/// The weight decay of every trainer, on every parameter that has a gradient.
+pub const WEIGHT_DECAY: f64 = 3e-5;
+/// SGD's factor of the old momentum.
+pub const MOMENTUM: f64 = 0.99;
+/// Adam's weights of the old averages: of the gradient and of its square.
+pub const ADAM_BETAS: [f64; 2] = [0.9, 0.999];
+/// Adan's weights of the new values: of the gradient, of its change, and of the square of the gradient looked ahead.
+pub const ADAN_BETAS: [f64; 3] = [0.02, 0.08, 0.01];
+/// Keeps Adam's and Adan's denominators from 0.
+pub const EPS: f64 = 1e-8;
+
+/// An optimiser with the constants that nnU-Net gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptimiserKind {
+    /// torch.optim.SGD with Nesterov's momentum.
+    Sgd,
+    /// torch.optim.Adam: the weight decay is part of the gradient.
+    Adam,
+    /// torch.optim.AdamW with amsgrad: weights decay by themselves, the largest mean square so far divides.
+    AdamWAmsgrad,
+    /// adan_pytorch.Adan (Xie et al., arXiv 2208.06677).
+    Adan,
+}
+
+impl OptimiserKind {
+    /// What it remembers of each parameter, by the names and in the order of Python's optimizer state.
+    pub fn memory(self) -> &'static [&'static str] {
+        match self {
+            Self::Sgd => &["momentum_buffer"],
+            Self::Adam => &[STEP, "exp_avg", "exp_avg_sq"],
+            Self::AdamWAmsgrad => &[STEP, "exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
+            Self::Adan => &[STEP, "prev_grad", "m", "v", "n"],
+        }
+    }
+
+    /// The tensors that `state` holds for a parameter, in the order of [`OptimiserKind::memory`]; None where it holds
+    /// none. Some without the others are an error.
+    pub fn memory_of<'a>(self, state: &'a StateDict, parameter: &str) -> Result<Option<Vec<&'a Tensor32>>> {
+        let names = || self.memory().iter().map(|kind| memory_name(parameter, kind));
+        let found: Vec<&Tensor32> = names().filter_map(|name| state.get(&name)).collect();
+        match names().find(|name| state.get(name).is_none()) {
+            None => Ok(Some(found)),
+            Some(_) if found.is_empty() => Ok(None),
+            Some(name) => Err(Error::invalid(format!("optimiser state {name}"), "missing")),
+        }
+    }
+
+    /// Fails where `state` holds anything but what this optimiser remembers of the layout's parameters, in their
+    /// shapes and finite. Parameters may be without: a head that has no loss is never updated.
+    pub fn check(self, state: &StateDict, layout: &Layout) -> Result<()> {
+        for (name, tensor) in state.iter() {
+            let bad = |reason: String| Err(Error::invalid(format!("optimiser state {name}"), reason));
+            let (parameter, kind) = name.rsplit_once('.').unwrap_or((name, ""));
+            if !self.memory().contains(&kind) {
+                let known = self.memory().join(", ");
+                return bad(format!("is not of this optimiser, which has {known}"));
+            }
+            let Some(parameter) = layout.parameter(parameter).filter(|p| p.role.is_trained()) else {
+                return bad("is of no parameter of the plans' network".into());
+            };
+            let scalar = Vec::new();
+            let expected = if kind == STEP { &scalar } else { &parameter.shape };
+            if tensor.shape != *expected {
+                return bad(format!("has shape {:?}, expected {expected:?}", tensor.shape));
+            }
+        }
+        for parameter in layout.trained() {
+            self.memory_of(state, &parameter.name)?;
+        }
+        state.check_finite()
+    }
+}
+
+/// How many updates a parameter has had: a scalar.
+pub const STEP: &str = "step";
+
+/// The name in a state of what an optimiser remembers of a parameter.
+pub fn memory_name(parameter: &str, kind: &str) -> String {
+    format!("{parameter}.{kind}")
+}
 
 /// What the optimiser remembers between iterations; stays at the site.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MomentumState {
-    /// A momentum buffer per parameter, by the parameter's name and in its order. Empty before the first iteration;
-    /// a head without loss never has one.
+    /// What [`OptimiserKind::memory`] names of each parameter, under [`memory_name`] and in the parameters' order.
+    /// Empty before the first iteration; a head without loss never has one.
     pub buffers: StateDict,
     /// The gradient scaler; None on the CPU.
     pub scaler: Option<ScalerState>,
@@ -52,118 +141,6 @@ impl ScalerState {
                 scale,
                 growth_tracker: 0,
             };
-        }
-    }
-}
-
-#[cfg(feature = "torch")]
-pub use torch::Sgd;
-
-#[cfg(feature = "torch")]
-mod torch {
-    use tch::{Device, Kind, Tensor};
-
-    use super::*;
-    use crate::{
-        Result,
-        network::{Layout, tensors},
-    };
-
-    /// nnU-Net's constants.
-    const MOMENTUM: f64 = 0.99;
-    const WEIGHT_DECAY: f64 = 3e-5;
-    const LARGEST_NORM: f64 = 12.0;
-
-    /// torch.optim.SGD(momentum 0.99, nesterov, weight decay 3e-5 on every parameter that has a gradient).
-    pub struct Sgd {
-        buffers: Vec<Option<Tensor>>,
-        /// None on the CPU, where nothing is scaled.
-        scaler: Option<ScalerState>,
-    }
-
-    impl Sgd {
-        /// Continues from `momentum`; fails where a buffer is not one of the layout's parameters, or not finite.
-        pub fn new(layout: &Layout, momentum: &MomentumState, device: Device) -> Result<Self> {
-            momentum.buffers.check_names(layout)?;
-            momentum.buffers.check_finite()?;
-            let buffers = layout
-                .parameters()
-                .iter()
-                .map(|parameter| {
-                    momentum
-                        .buffers
-                        .get(&parameter.name)
-                        .map(|t| tensors::to_device(t, device))
-                        .transpose()
-                })
-                .collect::<Result<_>>()?;
-            let scaler = matches!(device, Device::Cuda(_)).then(|| momentum.scaler.unwrap_or_default());
-            Ok(Self { buffers, scaler })
-        }
-
-        /// The momentum buffers and the scaler.
-        pub fn momentum(&self, layout: &Layout) -> Result<MomentumState> {
-            let mut buffers = StateDict::new();
-            for (parameter, buffer) in layout.parameters().iter().zip(&self.buffers) {
-                if let Some(buffer) = buffer {
-                    buffers.insert(&parameter.name, tensors::to_tensor32(buffer)?)?;
-                }
-            }
-            Ok(MomentumState {
-                buffers,
-                scaler: self.scaler,
-            })
-        }
-
-        /// What the loss must be multiplied by before the backward pass.
-        pub fn loss_scale(&self) -> f64 {
-            self.scaler.map_or(1.0, |scaler| f64::from(scaler.scale))
-        }
-
-        /// One step, changing `parameters` in place. `gradients` are of the scaled loss, one per parameter; None
-        /// leaves its parameter and momentum alone, without weight decay. Returns the norm of all gradients before
-        /// clipping. If that is not finite nothing is changed but the scale.
-        pub fn step(
-            &mut self,
-            parameters: &mut [Tensor],
-            gradients: Vec<Option<Tensor>>,
-            learning_rate: f64,
-        ) -> Result<f64> {
-            tch::no_grad(|| {
-                let gradients: Vec<(usize, Tensor)> = gradients
-                    .into_iter()
-                    .enumerate()
-                    .filter_map(|(i, g)| Some((i, g?)))
-                    .collect();
-                let unscale = 1.0 / self.loss_scale();
-                let norms = gradients
-                    .iter()
-                    .map(|(_, g)| g.f_norm())
-                    .collect::<Result<Vec<_>, _>>()?;
-                let norm = Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])? * unscale;
-                if let Some(scaler) = &mut self.scaler {
-                    scaler.update(!norm.is_finite());
-                }
-                if !norm.is_finite() {
-                    return Ok(norm);
-                }
-                let factor = unscale * (LARGEST_NORM / (norm + 1e-6)).min(1.0);
-                for (i, mut gradient) in gradients {
-                    let parameter = &mut parameters[i];
-                    if factor != 1.0 {
-                        gradient = gradient.f_mul_scalar_(factor)?;
-                    }
-                    let mut gradient = gradient.f_add_(&parameter.f_mul_scalar(WEIGHT_DECAY)?)?;
-                    let buffer = match self.buffers[i].take() {
-                        Some(mut buffer) => buffer.f_mul_scalar_(MOMENTUM)?.f_add_(&gradient)?,
-                        None => gradient.f_detach_copy()?,
-                    };
-                    let mut step = gradient.f_add_(&buffer.f_mul_scalar(MOMENTUM)?)?;
-                    let _ = parameter.f_sub_(&step.f_mul_scalar_(learning_rate)?.f_to_kind(Kind::Float)?)?;
-                    self.buffers[i] = Some(buffer);
-                }
-                Ok(norm)
-            })
         }
     }
 }

@@ -9,17 +9,19 @@ use schemas::{
 use tch::{Device, Kind, Tensor};
 
 use super::{
+    augment::random::SampleKey,
     batch::{Batch, BatchSettings, BatchSource, Split, Target},
     loader::Cases,
     loss::{Loss, deep_supervision_weights},
-    optimiser::{MomentumState, Sgd},
+    network_of,
+    optimiser::{MomentumState, Optimiser},
     proximal::Proximal,
     trainer_table::TrainerVariant,
     validation::ValidationCounts,
 };
 use crate::{
     Error, Result,
-    network::{Layout, StateDict, UNet},
+    network::{Layout, Mode, StateDict, UNet},
     progress::Observer,
 };
 
@@ -89,7 +91,7 @@ pub struct StageSeconds {
 pub struct Trainer {
     settings: TrainerSettings,
     network: UNet,
-    optimiser: Sgd,
+    optimiser: Optimiser,
     proximal: Option<Proximal>,
     loss: Loss,
     source: BatchSource,
@@ -134,9 +136,10 @@ impl Trainer {
         }
         let device = device(settings.device)?;
         let heads = document.segmentation_heads();
-        let layout = Layout::new(&configuration.architecture, document.channels(), heads)?;
-        let optimiser = Sgd::new(&layout, momentum, device)?;
         let variant = &settings.variant;
+        let architecture = network_of(variant.name, &configuration.architecture);
+        let layout = Layout::new(&architecture, document.channels(), heads)?;
+        let optimiser = Optimiser::new(variant.optimiser, &layout, momentum, device)?;
         let loss_weights = if variant.deep_supervision {
             deep_supervision_weights(layout.outputs())
         } else {
@@ -204,7 +207,12 @@ impl Trainer {
     /// The same trainer with other weights and momentum, as behind an epoch of the round; a proximal term holds on to
     /// what it held to.
     pub fn resume(mut self, weights: &StateDict, momentum: &MomentumState) -> Result<Self> {
-        self.optimiser = Sgd::new(self.network.layout(), momentum, self.network.device())?;
+        self.optimiser = Optimiser::new(
+            self.settings.variant.optimiser,
+            self.network.layout(),
+            momentum,
+            self.network.device(),
+        )?;
         self.network.load(weights)?;
         Ok(self)
     }
@@ -233,7 +241,7 @@ impl Trainer {
                 return Err(Error::Stopped);
             }
             let (data, targets) = self.to_device(&batch?)?;
-            let (outputs, loss) = tch::no_grad(|| self.forward(&data, &targets))?;
+            let (outputs, loss) = tch::no_grad(|| self.forward(&data, &targets, Mode::Inference))?;
             let loss = loss.f_double_value(&[])?;
             if !loss.is_finite() {
                 return Err(not_finite("validation loss", epoch, iteration, loss));
@@ -286,7 +294,8 @@ impl Trainer {
             })??;
             let (data, targets) = self.to_device(&batch)?;
             log.seconds.load += clock() - start;
-            let (loss, norm) = self.step(&data, &targets, learning_rate, clock, &mut log.seconds)?;
+            let place = (epoch, iteration);
+            let (loss, norm) = self.step(&data, &targets, place, learning_rate, clock, &mut log.seconds)?;
             if !loss.is_finite() {
                 return Err(not_finite("loss", epoch, iteration, loss));
             }
@@ -303,17 +312,30 @@ impl Trainer {
         Ok(log)
     }
 
-    /// One iteration; returns the loss and the norm of the gradients before clipping.
+    /// One iteration; returns the loss and the norm of the gradients before clipping. `epoch` and `iteration` key what
+    /// drops out.
     fn step(
         &mut self,
         data: &Tensor,
         targets: &[Tensor],
+        (epoch, iteration): (usize, usize),
         learning_rate: f64,
         clock: &dyn Fn() -> f64,
         seconds: &mut StageSeconds,
     ) -> Result<(f64, f64)> {
         let start = clock();
-        let (_, loss) = self.forward(data, targets)?;
+        let draws = |layer| {
+            let key = SampleKey {
+                purpose: "dropout",
+                seed: self.settings.seed,
+                site: &self.settings.site,
+                epoch: epoch as u64,
+                iteration: iteration as u64,
+                sample: layer,
+            };
+            key.generator()
+        };
+        let (_, loss) = self.forward(data, targets, Mode::Training(&draws))?;
         let value = loss.f_double_value(&[])?;
         let forwarded = clock();
         seconds.forward += forwarded - start;
@@ -351,9 +373,9 @@ impl Trainer {
     }
 
     /// Outputs that have a weight, and the loss; in half precision on CUDA.
-    fn forward(&self, data: &Tensor, targets: &[Tensor]) -> Result<(Vec<Tensor>, Tensor)> {
+    fn forward(&self, data: &Tensor, targets: &[Tensor], mode: Mode) -> Result<(Vec<Tensor>, Tensor)> {
         let run = || {
-            let outputs = self.network.outputs(data, self.loss.wanted_outputs())?;
+            let outputs = self.network.outputs(data, self.loss.wanted_outputs(), mode)?;
             let loss = self.loss.forward(&outputs, targets)?;
             Ok((outputs, loss))
         };

@@ -8,7 +8,7 @@ use std::{
 
 use nnunet::{
     average::{Contribution, average},
-    checkpoint::{Checkpoint, InitArgs, LoggedEpoch, Logging, SgdGroup, results::ResultsFolder},
+    checkpoint::{Checkpoint, InitArgs, LoggedEpoch, Logging, OptimiserGroup, results::ResultsFolder},
     train::TrainerVariant,
     update::Update,
 };
@@ -150,14 +150,7 @@ fn results(
             weights,
             momentum,
             scaler: None,
-            sgd: SgdGroup {
-                learning_rate: logging
-                    .lrs
-                    .last()
-                    .copied()
-                    .unwrap_or(SgdGroup::default().learning_rate),
-                ..SgdGroup::default()
-            },
+            optimiser: OptimiserGroup::of(trainer, logging.lrs.last().copied()),
             best_ema: wanted
                 .history
                 .scores

@@ -4,6 +4,7 @@
 use nnunet::{
     network::{Layout, StateDict, initial_weights},
     plan::{Options, Planner, plan_experiment},
+    train::network_of,
 };
 use pipeline::worker::TaskContext;
 use schemas::{
@@ -25,6 +26,8 @@ pub struct Planned {
     pub plans: Plans,
     /// The configuration that the job trains.
     pub configuration: Configuration,
+    /// The job's trainer.
+    pub trainer_name: String,
     /// Digest of the plans without `dataset_name` and `image_reader_writer`.
     pub digest: String,
 }
@@ -45,7 +48,8 @@ impl Planned {
             Some(kept) => with_own(kept, dataset_name, reader)?,
             None => plan(task, &fingerprint, &dataset_json, dataset_name, reader)?,
         };
-        let name = training(task)?.model_configuration.as_str();
+        let payload = training(task)?;
+        let name = payload.model_configuration.as_str();
         let configuration = plans.configuration(name).map_err(|error| {
             let planned: Vec<&str> = plans.configuration_names().collect();
             let reason = format!(
@@ -62,6 +66,7 @@ impl Planned {
             dataset_json,
             plans,
             configuration,
+            trainer_name: payload.trainer_name.clone(),
             digest,
         })
     }
@@ -78,10 +83,10 @@ impl Planned {
         Err(Failure::fatal("plan-differs", message))
     }
 
-    /// The network's parameters.
+    /// The parameters of the network that the job's trainer builds.
     pub fn layout(&self) -> Result<Layout, Failure> {
         Layout::new(
-            &self.configuration.architecture,
+            &network_of(&self.trainer_name, &self.configuration.architecture),
             self.dataset_json.channels(),
             self.dataset_json.segmentation_heads(),
         )

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Instant};
 use anyhow::{Context, ensure};
 use nnunet::{
     checkpoint::{
-        Checkpoint, InitArgs, LoggedEpoch, Logging, SgdGroup,
+        Checkpoint, InitArgs, LoggedEpoch, Logging, OptimiserGroup,
         results::{CHECKPOINT_BEST, CHECKPOINT_FINAL, CHECKPOINT_LATEST},
     },
     network::StateDict,
@@ -202,11 +202,7 @@ fn save(experiment: &mut Experiment, state: &mut State, trainer: &Trainer, name:
         weights: trainer.weights()?,
         momentum: momentum.buffers,
         scaler: momentum.scaler,
-        sgd: SgdGroup {
-            learning_rate: state.logging.lrs.last().copied().unwrap_or_default(),
-            initial_learning_rate: experiment.variant.initial_learning_rate,
-            ..SgdGroup::default()
-        },
+        optimiser: OptimiserGroup::of(&experiment.variant, state.logging.lrs.last().copied()),
         logging: state.logging.clone(),
         best_ema: state.best_ema,
         current_epoch: state.epoch,

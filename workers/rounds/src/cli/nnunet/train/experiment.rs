@@ -11,7 +11,7 @@ use nnunet::{
     network::Layout,
     preprocess::REMEDY,
     splits::{self, Fold, Split},
-    train::TrainerVariant,
+    train::{TrainerVariant, network_of},
 };
 use schemas::{
     job::{Device, FoldId},
@@ -95,7 +95,8 @@ impl Experiment {
             command.configuration
         );
         let (channels, heads) = (dataset_json.channels(), dataset_json.segmentation_heads());
-        let layout = Layout::new(&configuration.architecture, channels, heads)?;
+        let architecture = network_of(variant.name, &configuration.architecture);
+        let layout = Layout::new(&architecture, channels, heads)?;
         let cases = preprocessed.join(&configuration.data_identifier);
         let identifiers = identifiers(&cases)?;
 

@@ -8,6 +8,7 @@ mod configurations;
 mod data;
 mod formats;
 mod formats_written;
+mod inference;
 mod model;
 mod payloads;
 mod plan;

@@ -232,7 +232,7 @@ impl RawCase {
         files
     }
 
-    fn check_files(&self, channels: usize) -> Result<()> {
+    pub(super) fn check_files(&self, channels: usize) -> Result<()> {
         let found = self.images.len();
         // One file may hold all channels: reading tells.
         if found != channels && found != 1 {

@@ -18,7 +18,20 @@ pub fn to_string<T: Serialize + ?Sized>(value: &T) -> Result<String, serde_json:
         &mut bytes,
         Python(PrettyFormatter::with_indent(b"    ")),
     ))?;
-    String::from_utf8(bytes).map_err(serde::ser::Error::custom)
+    let text = String::from_utf8(bytes).map_err(serde::ser::Error::custom)?;
+    Ok(text.replace("\"\\ue000NaN\"", "NaN"))
+}
+
+/// Stands for NaN, which JSON's values do not know. The first character is nobody's.
+const NOT_A_NUMBER: &str = "\u{e000}NaN";
+
+/// A float of a document; NaN too, which [`to_string`] writes as Python does.
+pub fn float(value: f64) -> serde_json::Value {
+    if value.is_nan() {
+        NOT_A_NUMBER.into()
+    } else {
+        value.into()
+    }
 }
 
 /// A float as Python's `repr` prints it. `value` is finite.
@@ -134,6 +147,13 @@ mod tests {
         for (value, expected) in cases {
             assert_eq!(repr(value), expected);
         }
+    }
+
+    #[test]
+    fn nan_is_pythons() {
+        let value = serde_json::json!({"a": float(f64::NAN), "b": float(0.5), "c": "NaN"});
+        let expected = "{\n    \"a\": NaN,\n    \"b\": 0.5,\n    \"c\": \"NaN\"\n}";
+        assert_eq!(to_string(&value).unwrap(), expected);
     }
 
     #[test]

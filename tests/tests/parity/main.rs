@@ -10,6 +10,7 @@ mod continued;
 mod data;
 mod formats;
 mod formats_written;
+mod inference;
 mod model;
 mod payloads;
 mod plan;

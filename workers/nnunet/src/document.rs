@@ -39,6 +39,14 @@ pub fn read(path: &Path) -> Result<String> {
 /// # Errors
 /// A file that cannot be written.
 pub fn write(path: &Path, text: &str) -> Result<()> {
+    write_bytes(path, text.as_bytes())
+}
+
+/// As [`write`], of a document that is no text.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // Others may write the same document, or have died doing so: each takes a name that is free.
     let (mut file, partial) = (0u64..)
@@ -53,7 +61,7 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
             }
         })
         .unwrap_or_else(|| Err(Error::bad_file(path, "no name is free beside it")))?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
     written.map_err(Error::io(&partial))?;
     fs::rename(&partial, path).map_err(Error::io(path))
 }

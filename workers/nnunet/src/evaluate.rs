@@ -8,9 +8,10 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use ndarray::ArrayView3;
+use ndarray::{Array3, ArrayView3};
 use rayon::prelude::*;
 use schemas::nnunet::{DatasetJson, Label, python_json};
+use serde_json::{Map, Value};
 
 use crate::{Error, Result, image::Reader, progress::Observer};
 
@@ -157,31 +158,70 @@ pub fn evaluate_folder(
     partial: bool,
     observer: &dyn Observer,
 ) -> Result<Summary> {
-    let (reference_names, names) = (files(references, dataset)?, files(predictions, dataset)?);
-    if !partial && let Some(missing) = reference_names.difference(&names).next() {
-        return Err(Error::bad_file(
-            predictions.join(missing),
-            "missing, but there is a reference of this name",
-        ));
-    }
-    let Some(example) = reference_names.first() else {
-        return Err(Error::bad_file(
-            references,
-            format!("no file ends in {}", dataset.file_ending()),
-        ));
+    let ending = dataset.file_ending();
+    let Some(example) = files_ending_in(references, ending)?.into_iter().next() else {
+        return Err(Error::bad_file(references, format!("no file ends in {ending}")));
     };
     let reader = Reader::for_dataset(dataset, &references.join(example))?;
-    let pairs: Vec<_> = names
-        .iter()
-        .map(|name| (references.join(name), predictions.join(name)))
-        .collect();
-    evaluate_files(
-        &pairs,
-        reader,
-        &dataset.foreground(),
-        dataset.ignore_label(),
-        observer,
-    )
+    let pairs = pairs(references, predictions, ending, partial)?;
+    let (labels, ignore) = (dataset.foreground(), dataset.ignore_label());
+    evaluate_files(&pairs, reader, &labels, ignore, observer)
+}
+
+/// As [`evaluate_folder`], of plain `labels`, as `nnUNetv2_evaluate_simple` does: files are read as their ending says.
+///
+/// # Errors
+/// As of [`evaluate_folder`].
+pub fn evaluate_labels(
+    references: &Path,
+    predictions: &Path,
+    labels: &[u16],
+    ignore: Option<u16>,
+    partial: bool,
+    observer: &dyn Observer,
+) -> Result<Summary> {
+    let Some(example) = files_ending_in(references, "")?.into_iter().next() else {
+        return Err(Error::bad_file(references, "no file is here"));
+    };
+    let ending = match (example.ends_with(".nii.gz"), example.rfind('.')) {
+        (true, _) => ".nii.gz",
+        (false, Some(dot)) => &example[dot..],
+        (false, None) => {
+            return Err(Error::bad_file(
+                references.join(&example),
+                "a name without an ending",
+            ));
+        }
+    };
+    let reader = Reader::for_ending(ending, &references.join(&example))?;
+    let pairs = pairs(references, predictions, ending, partial)?;
+    let labels: Vec<Label> = labels.iter().copied().map(Label::Value).collect();
+    evaluate_files(&pairs, reader, &labels, ignore, observer)
+}
+
+/// Each prediction with the reference of its name, in the order of the names. With `partial` references without a
+/// prediction are left out.
+///
+/// # Errors
+/// Where a counterpart is missing, or a folder cannot be read.
+pub fn pairs(
+    references: &Path,
+    predictions: &Path,
+    ending: &str,
+    partial: bool,
+) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let names = files_ending_in(predictions, ending)?;
+    let reference_names = files_ending_in(references, ending)?;
+    if !partial && let Some(missing) = reference_names.difference(&names).next() {
+        let reason = "missing, but there is a reference of this name";
+        return Err(Error::bad_file(predictions.join(missing), reason));
+    }
+    if let Some(alone) = names.difference(&reference_names).next() {
+        let reason = "missing, but there is a prediction of this name";
+        return Err(Error::bad_file(references.join(alone), reason));
+    }
+    let pair = |name| (references.join(name), predictions.join(name));
+    Ok(names.iter().map(pair).collect())
 }
 
 /// Scores pairs of (reference, prediction).
@@ -194,6 +234,21 @@ pub fn evaluate_files(
     labels: &[Label],
     ignore: Option<u16>,
     observer: &dyn Observer,
+) -> Result<Summary> {
+    evaluate_changed(pairs, reader, labels, ignore, observer, |_| {})
+}
+
+/// As [`evaluate_files`], of what `change` makes of each prediction.
+///
+/// # Errors
+/// As of [`evaluate_files`].
+pub fn evaluate_changed(
+    pairs: &[(PathBuf, PathBuf)],
+    reader: Reader,
+    labels: &[Label],
+    ignore: Option<u16>,
+    observer: &dyn Observer,
+    change: impl Fn(&mut Array3<i16>) + Sync,
 ) -> Result<Summary> {
     if pairs.is_empty() || labels.is_empty() {
         return Err(Error::invalid(
@@ -209,7 +264,9 @@ pub fn evaluate_files(
                 return Err(Error::Stopped);
             }
             let read = |path: &Path| reader.read_segmentation(path).map(|s| s.labels);
-            let counts = count(read(reference)?.view(), read(prediction)?.view(), labels, ignore)
+            let mut predicted = read(prediction)?;
+            change(&mut predicted);
+            let counts = count(read(reference)?.view(), predicted.view(), labels, ignore)
                 .map_err(|e| Error::bad_file(prediction, e))?;
             observer.advanced(
                 "cases evaluated",
@@ -229,12 +286,17 @@ pub fn evaluate_files(
     })
 }
 
-fn files(folder: &Path, dataset: &DatasetJson) -> Result<BTreeSet<String>> {
+/// The names of a folder's files with that ending. What starts with a dot was left by a program that died.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn files_ending_in(folder: &Path, ending: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let entry = entry.map_err(Error::io(folder))?;
         if let Ok(name) = entry.file_name().into_string()
-            && name.ends_with(dataset.file_ending())
+            && name.ends_with(ending)
+            && !name.starts_with('.')
             && entry.path().is_file()
         {
             names.insert(name);
@@ -273,6 +335,21 @@ impl Summary {
                 pairwise_sum(&column) / column.len() as f64
             }),
         }
+    }
+
+    /// `foreground_mean` and `mean` of summary.json.
+    pub fn means_json(&self) -> Value {
+        let values = |means: Means| {
+            let entries = METRICS.iter().zip(means.values);
+            let entries = entries.map(|(name, value)| ((*name).to_owned(), python_json::float(value)));
+            Value::Object(entries.collect())
+        };
+        let mut mean: Vec<(String, Value)> = (0..self.labels.len())
+            .map(|label| (self.labels[label].to_string(), values(self.mean(label))))
+            .collect();
+        mean.sort_by(|a, b| a.0.cmp(&b.0));
+        let mean: Map<String, Value> = mean.into_iter().collect();
+        serde_json::json!({"foreground_mean": values(self.foreground_mean()), "mean": mean})
     }
 
     /// The text of summary.json: sorted keys, four blanks, `NaN` as Python writes it.

@@ -5,18 +5,22 @@
 
 pub mod average;
 pub mod checkpoint;
+pub mod cross_validation;
 pub mod dataset;
 #[cfg(feature = "torch")]
 pub mod device;
 pub mod document;
+pub mod ensemble;
 pub mod error;
 pub mod evaluate;
 pub mod figures;
 pub mod fingerprint;
 pub mod image;
+pub mod model_zip;
 pub mod network;
 pub mod numpy_random;
 pub mod plan;
+pub mod postprocess;
 pub mod predict;
 pub mod preprocess;
 pub mod progress;

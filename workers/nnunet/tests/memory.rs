@@ -10,15 +10,19 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
+use half::f16;
+use ndarray::Array4;
 use nnunet::{
     dataset::RawDataset,
-    image::Reader,
+    image::{Geometry, Reader},
     plan::{Options, plan_experiment},
-    preprocess::{MappedCase, preprocess_dataset},
+    predict::{Export, Logits},
+    preprocess::{CaseProperties, MappedCase, preprocess_dataset},
     progress::Unobserved,
     splits,
 };
 use scans::{Scan, gzip};
+use schemas::nnunet::{DatasetJson, Plans};
 use serde_json::json;
 
 /// Counts what is allocated.
@@ -160,6 +164,67 @@ fn a_spacing_of_nonsense_stays_small(folder: &Path) {
     assert!(most < 8 * MIB, "{most} bytes");
 }
 
+/// Logits become labels class by class: the peak follows the scan's volume and not the number of classes.
+fn export_holds_one_class(_: &Path) {
+    const CLASSES: usize = 60;
+    const SHAPE: [usize; 3] = [48, 80, 96];
+    let labels: serde_json::Map<_, _> = (0..CLASSES)
+        .map(|class| match class {
+            0 => ("background".to_owned(), json!(0)),
+            class => (class.to_string(), json!(class)),
+        })
+        .collect();
+    let dataset = DatasetJson::parse(
+        &json!({"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 9, "file_ending": ".nii.gz"})
+            .to_string(),
+    )
+    .unwrap();
+    let fingerprint = serde_json::from_value(json!({
+        "foreground_intensity_properties_per_channel": {"0": {"max": 9.0, "mean": 2.0, "median": 2.0, "min": 0.0,
+            "percentile_00_5": 0.5, "percentile_99_5": 8.0, "std": 1.5}},
+        "median_relative_size_after_cropping": 1.0, "shapes_after_crop": [[24, 40, 48]], "spacings": [[2.0, 2.0, 2.0]],
+    }))
+    .unwrap();
+    let plans: Plans = plan_experiment(
+        &fingerprint,
+        &dataset,
+        &Options::default(),
+        "Dataset001_A",
+        "SimpleITKIO",
+    )
+    .unwrap();
+    let configuration = plans.configuration("3d_fullres").unwrap();
+    let export = Export {
+        plans: &plans,
+        configuration: &configuration,
+        dataset: &dataset,
+    };
+    let properties = CaseProperties {
+        geometry: Geometry::SpacingOnly { spacing: [1.0; 3] },
+        spacing: [1.0; 3],
+        shape_before_cropping: SHAPE,
+        bbox_used_for_cropping: SHAPE.map(|n| [0, n]),
+        shape_after_cropping_and_before_resampling: SHAPE,
+        class_locations: Vec::new(),
+    };
+    let logits = Array4::from_shape_fn((CLASSES, 24, 40, 48), |(class, z, y, x)| {
+        f16::from_f32(((class * 31 + z * 7 + y * 5 + x * 3) % 113) as f32 / 10.0)
+    });
+    let logits = Logits::Half(logits);
+    let (labels, most) = peak(|| export.segmentation(&logits, &properties).unwrap());
+    assert!(labels.iter().any(|&label| usize::from(label) == CLASSES - 1));
+    let voxels: usize = SHAPE.iter().product();
+    println!(
+        "export of {CLASSES} classes: {:.1} bytes a voxel at most",
+        most as f64 / voxels as f64
+    );
+    assert!(
+        most < 32 * voxels,
+        "{most} bytes for {voxels} voxels; all classes take {}",
+        2 * CLASSES * voxels
+    );
+}
+
 // One test, because all share the allocator.
 #[test]
 fn memory_follows_what_files_hold() {
@@ -168,6 +233,7 @@ fn memory_follows_what_files_hold() {
         documents_stay_small,
         stored_cases_stay_small,
         a_spacing_of_nonsense_stays_small,
+        export_holds_one_class,
     ] {
         let folder = tempfile::tempdir().unwrap();
         check(folder.path());

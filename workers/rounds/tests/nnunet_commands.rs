@@ -281,10 +281,6 @@ fn what_cannot_be_honoured_is_refused() {
         ),
         ("preprocess -d 17 -c 2d 3d_fullres -np 1 2 3", &["-np", "3"]),
         (
-            "predict -i a -o b -d Dataset017_Spheres -c 2d -prev_stage_predictions c",
-            &["cascades"],
-        ),
-        (
             "predict -i a -o b -d Dataset017_Spheres -c 2d -num_parts 2 -part_id 2",
             &["-part_id 2"],
         ),

@@ -121,7 +121,7 @@ fn a_pickle_may_not_name_what_it_likes() {
     let error = pickle::read(b"\x80\x02cposix\nsystem\nX\x02\0\0\0id\x85R.").unwrap_err();
     assert_eq!(
         error,
-        "pickle, byte 16: the name posix.system is not one that a checkpoint may use"
+        "pickle, byte 16: the name posix.system is not one that a pickle may use here"
     );
     let error = pickle::read(b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.").unwrap_err();
     assert!(error.contains("builtins.eval"), "{error}");

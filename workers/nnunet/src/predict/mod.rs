@@ -7,6 +7,8 @@ mod gaussian;
 mod model;
 mod probabilities;
 #[cfg(feature = "torch")]
+mod results;
+#[cfg(feature = "torch")]
 mod run;
 #[cfg(feature = "torch")]
 mod sliding_window;

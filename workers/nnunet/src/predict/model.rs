@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array3, ArrayView4};
+use ndarray::{Array3, Array4, ArrayView4, Axis, s};
 use schemas::{
     job::{Device, FoldId},
     nnunet::{Configuration, DatasetJson, Plans},
@@ -52,6 +52,8 @@ pub(super) struct Model {
     pub folds: Vec<FoldId>,
     pub layout: Layout,
     pub window: SlidingWindow,
+    /// Where a cascade finds the segmentations of its previous stage.
+    pub previous_stage: Option<PathBuf>,
 }
 
 impl Predictor {
@@ -120,7 +122,7 @@ impl Predictor {
     /// A model whose weights are in memory, such as those of a training that just ended.
     ///
     /// # Errors
-    /// Weights of another network, a cascade, a reader or a device that is not there.
+    /// Weights of another network, a reader or a device that is not there.
     pub fn of_weights(
         model: ModelSettings,
         fold: FoldId,
@@ -144,12 +146,12 @@ impl Predictor {
         let configuration = plans
             .configuration(&configuration_name)
             .map_err(|e| Error::invalid(format!("plans: {}", e.path), e.reason))?;
-        if configuration.previous_stage.is_some() {
-            let reason =
-                format!("{configuration_name} is a cascade: it needs predictions of an earlier stage");
-            return Err(Error::invalid("configuration", reason));
-        }
-        let (channels, heads) = (dataset_json.channels(), dataset_json.segmentation_heads());
+        // A cascade sees every foreground label of its previous stage as a channel.
+        let more = match configuration.previous_stage {
+            Some(_) => dataset_json.foreground_labels().len(),
+            None => 0,
+        };
+        let (channels, heads) = (dataset_json.channels() + more, dataset_json.segmentation_heads());
         let architecture = network_of(&trainer_name, &configuration.architecture);
         let layout = Layout::new(&architecture, channels, heads)?;
         let mirror_axes = mirror_axes.filter(|_| settings.use_mirroring).unwrap_or_default();
@@ -169,6 +171,7 @@ impl Predictor {
             folds: Vec::new(),
             layout,
             window,
+            previous_stage: None,
         };
         Ok(Predictor {
             networks: Vec::new(),
@@ -188,6 +191,27 @@ impl Predictor {
     pub fn with_reader(mut self, reader: Reader) -> Predictor {
         self.model.reader = reader;
         self
+    }
+
+    /// Takes the segmentations of a cascade's previous stage from `folder`: IDENTIFIER with the data set's file ending.
+    ///
+    /// # Errors
+    /// Where the model is no cascade.
+    pub fn with_previous_stage(mut self, folder: &Path) -> Result<Predictor> {
+        if self.previous_stage().is_none() {
+            let reason = format!(
+                "{} has no previous stage: it takes no predictions of one",
+                self.configuration()
+            );
+            return Err(Error::invalid("configuration", reason));
+        }
+        self.model.previous_stage = Some(folder.to_owned());
+        Ok(self)
+    }
+
+    /// The configuration whose segmentations a cascade needs.
+    pub fn previous_stage(&self) -> Option<&str> {
+        self.model.configuration.previous_stage.as_deref()
     }
 
     /// The model's dataset.json.
@@ -221,15 +245,18 @@ impl Predictor {
     }
 
     /// The segmentation (z, y, x) of a scan, one file per channel.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or a cascade, whose cases need names.
     pub fn predict(&self, images: &[PathBuf], observer: &dyn Observer) -> Result<Array3<u16>> {
-        let case = self.model.prepare(images)?;
+        let case = self.model.prepare(images, None)?;
         let logits = self.logits(case.data.view(), observer)?;
         self.model.segmentation(&logits, &case.properties)
     }
 
     /// Predicts a scan and writes its segmentation to `output`, in the scan's geometry.
     pub fn predict_case(&self, images: &[PathBuf], output: &Path, observer: &dyn Observer) -> Result<()> {
-        let case = self.model.prepare(images)?;
+        let case = self.model.prepare(images, None)?;
         let logits = self.logits(case.data.view(), observer)?;
         let labels = self.model.segmentation(&logits, &case.properties)?;
         self.model
@@ -239,11 +266,47 @@ impl Predictor {
 }
 
 impl Model {
-    /// Reads and preprocesses a scan.
-    pub fn prepare(&self, images: &[PathBuf]) -> Result<PreprocessedCase> {
+    /// The file with a cascade's previous segmentation of a case.
+    pub fn previous_file(&self, identifier: &str) -> Option<PathBuf> {
+        let ending = self.dataset.file_ending();
+        let folder = self.previous_stage.as_ref()?;
+        Some(folder.join(format!("{identifier}{ending}")))
+    }
+
+    /// A cascade cannot do without its previous stage, here a file or a folder.
+    pub fn check_previous_stage(&self, given: Option<&Path>) -> Result<()> {
+        match (&self.configuration.previous_stage, given) {
+            (Some(stage), None) => {
+                let reason = format!(
+                    "{} is a cascade: it needs segmentations of {stage}",
+                    self.configuration_name
+                );
+                Err(Error::invalid("configuration", reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads and preprocesses a scan, for a cascade with the segmentation of its previous stage.
+    pub fn prepare(&self, images: &[PathBuf], previous: Option<&Path>) -> Result<PreprocessedCase> {
+        self.check_previous_stage(previous)?;
         let image = self.reader.read_images(images)?;
         check_numbers(&image, images)?;
-        preprocess::preprocess_case(&image, None, &self.plans, &self.configuration, &self.dataset)
+        let previous = previous
+            .map(|file| self.reader.read_segmentation(file))
+            .transpose()?;
+        let mut case = preprocess::preprocess_case(
+            &image,
+            previous.as_ref(),
+            &self.plans,
+            &self.configuration,
+            &self.dataset,
+        )?;
+        if previous.is_some() {
+            case.properties.class_locations.clear();
+            case.data = with_labels(&case, &self.dataset.foreground_labels());
+        }
+        Ok(case)
     }
 
     pub fn segmentation(&self, logits: &Logits, properties: &CaseProperties) -> Result<Array3<u16>> {
@@ -257,6 +320,20 @@ impl Model {
             dataset: &self.dataset,
         }
     }
+}
+
+/// A case's channels, and a channel of zeros and ones for each of `labels` in its segmentation.
+fn with_labels(case: &PreprocessedCase, labels: &[u16]) -> Array4<f32> {
+    let (channels, z, y, x) = case.data.dim();
+    let mut data = Array4::zeros((channels + labels.len(), z, y, x));
+    data.slice_mut(s![..channels, .., .., ..]).assign(&case.data);
+    let seg = case.seg.index_axis(Axis(0), 0);
+    for (mut channel, &label) in data.outer_iter_mut().skip(channels).zip(labels) {
+        channel.zip_mut_with(&seg, |out, &found| {
+            *out = f32::from(u8::from(i32::from(found) == i32::from(label)));
+        });
+    }
+    data
 }
 
 fn torch_device(device: Device) -> Result<tch::Device> {

@@ -2,13 +2,16 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, sync_channel},
+    sync::{
+        Condvar, Mutex, PoisonError,
+        mpsc::{Receiver, sync_channel},
+    },
     thread,
 };
 
 use ndarray::ArrayView4;
 
-use super::{Logits, Predictor, model::Model, write_probabilities};
+use super::{Logits, Precision, Predictor, model::Model, write_probabilities};
 use crate::{
     Error, Result,
     dataset::RawCase,
@@ -39,10 +42,12 @@ pub enum Outcome {
     Failed(Error),
 }
 
-/// Scans that wait for the network, and segmentations that wait to be written: one each, which bounds memory.
-const WAITING: usize = 1;
+/// Logits that the network makes while those of earlier cases are written, in bytes. A case with more has the memory
+/// to itself.
+const LOGITS_AT_ONCE: u64 = 2 << 30;
 
-type Predicted = (usize, Result<(Logits, CaseProperties)>);
+/// A case's logits, with the room that they take until they are dropped.
+type Predicted<'a> = (usize, Result<(Logits, CaseProperties, Taken<'a>)>);
 
 impl Predictor {
     /// Predicts `cases` and writes `folder/IDENTIFIER` with the data set's file ending, or `file_ending`.
@@ -52,7 +57,7 @@ impl Predictor {
     /// A file appears under its name only when it is complete. Outcomes stand in the order of `cases`.
     ///
     /// # Errors
-    /// Only what stops everything: the folder cannot be made, or the observer asked to stop ([`Error::Stopped`];
+    /// Only what stops everything: a cascade without its previous stage, the folder cannot be made, or the observer asked to stop ([`Error::Stopped`];
     /// what is written stays).
     pub fn predict_cases(
         &self,
@@ -62,6 +67,8 @@ impl Predictor {
         overwrite: bool,
         observer: &dyn Observer,
     ) -> Result<Vec<CaseOutcome>> {
+        self.model
+            .check_previous_stage(self.model.previous_stage.as_deref())?;
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let ending = file_ending.unwrap_or(self.model.dataset.file_ending());
         let mut outcomes: Vec<CaseOutcome> = cases
@@ -79,8 +86,9 @@ impl Predictor {
 
         let model = &self.model;
         let prepare = |case: usize| {
+            let previous = model.previous_file(&cases[case].identifier);
             model
-                .prepare(&cases[case].images)
+                .prepare(&cases[case].images, previous.as_deref())
                 .map(|c| Input::Raw(Box::new(c)))
         };
         let finished = self.run(&waiting, &outputs, &prepare, observer)?;
@@ -140,8 +148,10 @@ impl Predictor {
         prepare: &(dyn Fn(usize) -> Result<Input> + Sync),
         observer: &dyn Observer,
     ) -> Result<Vec<(usize, Result<()>)>> {
-        let (prepared_in, prepared) = sync_channel::<(usize, Result<Input>)>(WAITING);
-        let (predicted_in, predicted) = sync_channel::<Predicted>(WAITING);
+        let room = Room::new(LOGITS_AT_ONCE);
+        // One scan waits for the network, in the hand of its thread; segmentations wait as room allows.
+        let (prepared_in, prepared) = sync_channel::<(usize, Result<Input>)>(0);
+        let (predicted_in, predicted) = sync_channel::<Predicted>(1);
         let model = &self.model;
         let finished = thread::scope(|scope| {
             scope.spawn(move || {
@@ -158,8 +168,9 @@ impl Predictor {
                     break;
                 }
                 let done = input.and_then(|input| {
+                    let taken = room.take(model.logits_bytes(input.data().shape()));
                     let logits = self.logits(input.data(), observer)?;
-                    Ok((logits, input.into_properties()))
+                    Ok((logits, input.into_properties(), taken))
                 });
                 if matches!(done, Err(Error::Stopped)) || predicted_in.send((case, done)).is_err() {
                     break;
@@ -177,7 +188,60 @@ impl Predictor {
     }
 }
 
+/// Memory for logits, shared by the cases that are under way.
+struct Room {
+    most: u64,
+    used: Mutex<u64>,
+    less: Condvar,
+}
+
+/// What a case takes of it, until this is dropped.
+struct Taken<'a> {
+    room: &'a Room,
+    bytes: u64,
+}
+
+impl Room {
+    fn new(most: u64) -> Self {
+        Self {
+            most,
+            used: Mutex::new(0),
+            less: Condvar::new(),
+        }
+    }
+
+    /// Waits until there is room; a case that is larger than all of it waits until it is alone.
+    fn take(&self, bytes: u64) -> Taken<'_> {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = |used: &mut u64| *used > 0 && used.saturating_add(bytes) > self.most;
+        let mut used = self
+            .less
+            .wait_while(used, full)
+            .unwrap_or_else(PoisonError::into_inner);
+        *used = used.saturating_add(bytes);
+        Taken { room: self, bytes }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let mut used = self.room.used.lock().unwrap_or_else(PoisonError::into_inner);
+        *used = used.saturating_sub(self.bytes);
+        self.room.less.notify_all();
+    }
+}
+
 impl Model {
+    /// What the logits of a preprocessed scan (c, z, y, x) take.
+    fn logits_bytes(&self, shape: &[usize]) -> u64 {
+        let each = match self.window.settings.precision {
+            Precision::Half => 2,
+            Precision::Single => 4,
+        };
+        let voxels: u64 = shape[1..].iter().map(|&n| n as u64).product();
+        voxels.saturating_mul(each * self.layout.heads() as u64)
+    }
+
     /// A segmentation's file without its ending.
     fn truncated(&self, output: &Path) -> PathBuf {
         let name = output.file_name().unwrap_or_default().to_string_lossy();
@@ -227,7 +291,7 @@ fn write(
 ) -> Vec<(usize, Result<()>)> {
     let mut finished = Vec::new();
     for (case, predicted) in predicted {
-        let result = predicted.and_then(|(logits, properties)| {
+        let result = predicted.and_then(|(logits, properties, _taken)| {
             let output = &outputs[case];
             let labels = model.segmentation(&logits, &properties)?;
             if model.window.settings.save_probabilities {

@@ -1,10 +1,11 @@
 //! The network over a whole scan, tile by tile (predict_from_raw_data.py).
 
-use half::f16;
-use ndarray::{Array4, ArrayView4};
+use ndarray::ArrayView4;
 use tch::{Device, Kind, Tensor};
 
-use super::{Logits, Precision, Settings, importance_map, mirror_combinations, tile_starts};
+use super::{
+    Logits, Precision, Settings, importance_map, mirror_combinations, results::Results, tile_starts,
+};
 use crate::{Error, Result, network::UNet, progress::Observer};
 
 /// How a network goes over a scan.
@@ -41,24 +42,24 @@ impl SlidingWindow {
             None => Tensor::f_from_slice(&data.iter().copied().collect::<Vec<_>>())?.f_reshape(&shape)?,
         };
         let _guard = tch::no_grad_guard();
-        let mut sum: Option<Tensor> = None;
+        let mut sum: Option<Results> = None;
         for (done, network) in networks.iter().enumerate() {
             let tiles = Progress {
                 observer,
                 done,
                 networks: networks.len(),
             };
-            let logits = self.network_logits(network, &image, &tiles)?.f_to(Device::Cpu)?;
-            sum = Some(match sum {
-                None => logits,
-                Some(mut sum) => sum.f_add_(&logits)?,
-            });
+            let logits = self.network_logits(network, &image, &tiles)?;
+            match &sum {
+                None => sum = Some(logits),
+                Some(sum) => _ = sum.tensor().f_add_(&logits.tensor())?,
+            }
         }
-        let mut logits = sum.ok_or_else(|| Error::invalid("prediction", "no network"))?;
+        let sum = sum.ok_or_else(|| Error::invalid("prediction", "no network"))?;
         if networks.len() > 1 {
-            logits = logits.f_div_scalar_(networks.len() as i64)?;
+            _ = sum.tensor().f_div_scalar_(networks.len() as i64)?;
         }
-        self.to_array(&logits, data.dim())
+        sum.into_logits()
     }
 
     fn check(&self, network: &UNet, data: ArrayView4<f32>) -> Result<()> {
@@ -93,7 +94,7 @@ impl SlidingWindow {
     }
 
     /// The logits of one network. Tries once more in main memory where the accelerator cannot hold the results.
-    fn network_logits(&self, network: &UNet, image: &Tensor, progress: &Progress) -> Result<Tensor> {
+    fn network_logits(&self, network: &UNet, image: &Tensor, progress: &Progress) -> Result<Results> {
         let device = network.device();
         let run = |results| match device {
             Device::Cuda(_) => tch::autocast(true, || self.collect(network, image, results, progress)),
@@ -115,7 +116,7 @@ impl SlidingWindow {
         image: &Tensor,
         results: Device,
         progress: &Progress,
-    ) -> Result<Tensor> {
+    ) -> Result<Results> {
         let kind = match self.settings.precision {
             Precision::Half => Kind::Half,
             Precision::Single => Kind::Float,
@@ -124,7 +125,14 @@ impl SlidingWindow {
         let image = image.f_to(results)?;
         let size = image.size();
         let heads = network.layout().heads() as i64;
-        let mut logits = Tensor::f_zeros([heads, size[1], size[2], size[3]], (kind, results))?;
+        let shape = [heads, size[1], size[2], size[3]];
+        let (logits, on_cpu) = match results {
+            Device::Cpu => {
+                let here = Results::zeros(shape, self.settings.precision)?;
+                (here.tensor(), Some(here))
+            }
+            _ => (Tensor::f_zeros(shape, (kind, results))?, None),
+        };
         let weights = Tensor::f_zeros(&size[1..], (kind, results))?;
         let patch: Vec<i64> = self.patch.iter().map(|&n| n as i64).collect();
         let gaussian = match self.settings.use_gaussian {
@@ -161,17 +169,38 @@ impl SlidingWindow {
                 .advanced("tiles", progress.done * tiles.len() + done + 1, total);
         }
 
-        logits = logits.f_div_(&weights)?;
-        if !bool::try_from(logits.f_isfinite()?.f_all()?)? {
-            return Err(Error::invalid(
-                "prediction",
-                "a logit is not finite; in float16, try single precision",
-            ));
+        // Class by class: what torch makes on the way is as large as what it looks at.
+        for head in 0..heads {
+            let finite = logits
+                .f_select(0, head)?
+                .f_div_(&weights)?
+                .f_isfinite()?
+                .f_all()?;
+            if !bool::try_from(finite)? {
+                return Err(Error::invalid(
+                    "prediction",
+                    "a logit is not finite; in float16, try single precision",
+                ));
+            }
         }
-        for (axis, (low, length)) in padding.into_iter().enumerate() {
-            logits = logits.f_narrow(axis as i64 + 1, low, length)?;
+        let whole = padding
+            .iter()
+            .zip(&shape[1..])
+            .all(|((_, length), padded)| length == padded);
+        match on_cpu {
+            Some(results) if whole => Ok(results),
+            _ => {
+                let mut view = logits.shallow_clone();
+                let mut shape = shape;
+                for (axis, (low, length)) in padding.into_iter().enumerate() {
+                    view = view.f_narrow(axis as i64 + 1, low, length)?;
+                    shape[axis + 1] = length;
+                }
+                let results = Results::zeros(shape, self.settings.precision)?;
+                results.tensor().f_copy_(&view)?;
+                Ok(results)
+            }
         }
-        Ok(logits)
     }
 
     /// The image with zeros around it where it is smaller than a tile, and where it lies in that (start, length).
@@ -247,25 +276,6 @@ impl SlidingWindow {
             prediction = prediction.f_div_scalar_(combinations.len() as i64 + 1)?;
         }
         Ok(prediction)
-    }
-
-    fn to_array(&self, logits: &Tensor, (_, z, y, x): (usize, usize, usize, usize)) -> Result<Logits> {
-        let logits = logits.f_contiguous()?;
-        let count = logits.numel();
-        let shape = (logits.size()[0] as usize, z, y, x);
-        let bad = |e: ndarray::ShapeError| Error::invalid("logits", e);
-        Ok(match self.settings.precision {
-            Precision::Half => {
-                let mut values = vec![f16::ZERO; count];
-                logits.f_copy_data(&mut values, count)?;
-                Logits::Half(Array4::from_shape_vec(shape, values).map_err(bad)?)
-            }
-            Precision::Single => {
-                let mut values = vec![0f32; count];
-                logits.f_copy_data(&mut values, count)?;
-                Logits::Single(Array4::from_shape_vec(shape, values).map_err(bad)?)
-            }
-        })
     }
 }
 

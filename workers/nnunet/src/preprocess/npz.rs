@@ -89,8 +89,16 @@ impl<'a, W: Write + Seek> Writer<'a, W> {
 
     /// Adds an array in C order as the member `name`.npy.
     pub fn array<T: Number>(&mut self, name: &str, shape: &[usize], values: &[T]) -> Result<()> {
-        let bytes = bytes_of(values);
-        self.start(&format!("{name}.npy"), bytes.len())?;
+        self.begin_array::<T>(name, shape)?;
+        self.append(values)
+    }
+
+    /// Begins an array in C order, whose values [`Writer::append`] adds piece by piece.
+    pub fn begin_array<T: Number>(&mut self, name: &str, shape: &[usize]) -> Result<()> {
+        let bytes = shape
+            .iter()
+            .fold(size_of::<T>(), |n, &axis| n.saturating_mul(axis));
+        self.start(&format!("{name}.npy"), bytes)?;
         let mut header = b"\x93NUMPY\x01\x00\0\0".to_vec();
         let axes: Vec<String> = shape.iter().map(usize::to_string).collect();
         let comma = if shape.len() == 1 { "," } else { "" };
@@ -108,8 +116,12 @@ impl<'a, W: Write + Seek> Writer<'a, W> {
         header.push(b'\n');
         let length = (header.len() - 10) as u16;
         header[8..10].copy_from_slice(&length.to_le_bytes());
-        self.write(&header)?;
-        self.write(bytes)
+        self.write(&header)
+    }
+
+    /// Adds values to the array that was begun.
+    pub fn append<T: Number>(&mut self, values: &[T]) -> Result<()> {
+        self.write(bytes_of(values))
     }
 
     /// Adds plain bytes as the member `name`.

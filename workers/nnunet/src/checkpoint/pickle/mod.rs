@@ -1,7 +1,7 @@
 //! Python pickles without Python: a reader that can run nothing, and a small writer.
 //!
 //! A pickle is a program for a stack machine that may call any function of the interpreter which loads it.
-//! The reader here knows a fixed list of names (tensors, numpy scalars and arrays, ordered dictionaries) and
+//! The reader here knows a fixed list of names (tensors, numpy scalars and arrays, ordered dictionaries, the function of a post-processing) and
 //! refuses every other by name. It never looks anything up.
 
 mod read;
@@ -9,6 +9,12 @@ mod write;
 
 pub use read::read;
 pub use write::write;
+
+/// The function that nnU-Net's post-processing names, by module and name.
+pub const KEEP_LARGEST: (&str, &str) = (
+    "nnunetv2.postprocessing.remove_connected_components",
+    "remove_all_but_largest_component_from_segmentation",
+);
 
 /// What a pickle holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +43,8 @@ pub enum Value {
     Tensor(TensorRef),
     /// A numpy array.
     Array(NumpyArray),
+    /// A function of Python's, named and not called: [`KEEP_LARGEST`], the only one there is.
+    Function((&'static str, &'static str)),
 }
 
 /// A view of a torch storage.
@@ -197,6 +205,7 @@ impl Value {
             Value::Dict(_) => "a dictionary",
             Value::Tensor(_) => "a tensor",
             Value::Array(_) => "an array",
+            Value::Function(_) => "a function",
         }
     }
 
@@ -225,7 +234,7 @@ impl Value {
                 }
                 Json::Object(map)
             }
-            Value::Bytes(_) | Value::Tensor(_) | Value::Array(_) => return None,
+            Value::Bytes(_) | Value::Tensor(_) | Value::Array(_) | Value::Function(_) => return None,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Element, NumpyArray, TensorRef, Value};
+use super::{Element, KEEP_LARGEST, NumpyArray, TensorRef, Value};
 
 /// Values nested deeper than this are refused.
 const MAX_DEPTH: usize = 200;
@@ -45,6 +45,7 @@ enum Known {
     NumpyReconstruct,
     NumpyFromBuffer,
     NumpyArray,
+    KeepLargest,
 }
 
 fn known(module: &str, name: &str) -> Result<Known, String> {
@@ -62,11 +63,12 @@ fn known(module: &str, name: &str) -> Result<Known, String> {
         ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => Known::NumpyFromBuffer,
         ("numpy", "ndarray") => Known::NumpyArray,
         ("numpy", "dtype") => Known::NumpyDtype,
+        KEEP_LARGEST => Known::KeepLargest,
         _ => match Element::from_storage_class(name).filter(|_| module == "torch") {
             Some(element) => Known::Storage(element),
             None => {
                 return Err(format!(
-                    "the name {module}.{name} is not one that a checkpoint may use"
+                    "the name {module}.{name} is not one that a pickle may use here"
                 ));
             }
         },
@@ -576,6 +578,7 @@ impl Machine<'_> {
                 Value::Dict(items)
             }
             Node::Array(array) => Value::Array(array.clone()),
+            Node::Known(Known::KeepLargest) => Value::Function(KEEP_LARGEST),
             Node::Known(_) | Node::Storage { .. } | Node::Dtype(_) => {
                 return Err(format!(
                     "{} stands where a value was expected",

@@ -57,6 +57,7 @@ fn put(out: &mut Vec<u8>, value: &Value) -> Result<(), String> {
             }
         }
         Value::Tensor(tensor) => put_tensor(out, tensor),
+        Value::Function((module, name)) => out.extend(format!("c{module}\n{name}\n").as_bytes()),
         Value::Array(_) => return Err("a numpy array cannot be written into a pickle".into()),
     }
     Ok(())

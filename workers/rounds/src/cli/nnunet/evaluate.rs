@@ -1,9 +1,9 @@
-//! `evaluate`: nnUNetv2_evaluate_folder.
+//! `evaluate-folder`: nnUNetv2_evaluate_folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use nnunet::evaluate::evaluate_folder;
+use nnunet::evaluate::{Summary, evaluate_folder};
 
 use super::{folders, progress::Progress, threads};
 
@@ -53,16 +53,21 @@ impl Evaluate {
         let output = self
             .output
             .unwrap_or_else(|| self.predictions.join("summary.json"));
-        summary.write(&output)?;
-        for (index, label) in summary.labels.iter().enumerate() {
-            println!("label {label}: Dice {:.4}", summary.mean(index).dice());
-        }
-        println!(
-            "{} cases, mean foreground Dice {:.4}",
-            summary.cases.len(),
-            summary.foreground_mean().dice()
-        );
-        println!("{}", output.display());
-        Ok(())
+        write(&summary, &output)
     }
+}
+
+/// Writes the scores, and prints what people want of them.
+pub fn write(summary: &Summary, output: &Path) -> anyhow::Result<()> {
+    summary.write(output)?;
+    for (index, label) in summary.labels.iter().enumerate() {
+        println!("label {label}: Dice {:.4}", summary.mean(index).dice());
+    }
+    println!(
+        "{} cases, mean foreground Dice {:.4}",
+        summary.cases.len(),
+        summary.foreground_mean().dice()
+    );
+    println!("{}", output.display());
+    Ok(())
 }

@@ -1,6 +1,9 @@
-//! Python's argparse takes long flags behind one dash (`-tr`, `-np`, `-device`); clap wants two.
+//! Python's argparse takes long flags behind one dash (`-tr`, `-np`, `-device`); clap wants two. And values that several
+//! commands take.
 
 use std::ffi::OsString;
+
+use schemas::job::FoldId;
 
 /// Turns the single-dash long flags of `rounds nnunet ...` into clap's (`-tr` to `--tr`, `-device=cpu` to
 /// `--device=cpu`). One-letter flags, negative numbers, values, what follows `--`, and every other command stay as
@@ -29,6 +32,17 @@ pub fn long_flags(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
         }
     }
     args
+}
+
+/// A fold as nnU-Net's command line takes it.
+pub fn fold(text: &str) -> Result<FoldId, String> {
+    match text {
+        "all" => Ok(FoldId::All),
+        number => number
+            .parse()
+            .map(FoldId::Fold)
+            .map_err(|_| "expected \"all\" or a number from 0".to_owned()),
+    }
 }
 
 /// Whether this is one dash and a name of two or more letters, perhaps with `=value`.

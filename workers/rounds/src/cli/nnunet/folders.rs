@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use nnunet::document;
+use nnunet::{document, image::Reader};
 use schemas::nnunet::{DatasetJson, Plans};
 
 const RAW: &str = "nnUNet_raw";
@@ -107,6 +107,27 @@ pub fn read_plans(file: &Path) -> anyhow::Result<Plans> {
     Plans::from_json(text.as_bytes()).with_context(|| format!("{}", file.display()))
 }
 
+/// The dataset.json and the plans' reader of a folder of predictions: in the files named, else in the folder's own.
+pub fn documents_of_predictions(
+    folder: &Path,
+    plans: Option<PathBuf>,
+    dataset_json: Option<PathBuf>,
+) -> anyhow::Result<(DatasetJson, Reader)> {
+    let named = |file: Option<PathBuf>, name: &str| {
+        let flag = name.replace('.', "_");
+        let file = file.unwrap_or_else(|| folder.join(name));
+        ensure!(
+            file.is_file(),
+            "{}: missing; predict writes it, else name it with -{flag}",
+            file.display()
+        );
+        Ok(file)
+    };
+    let plans = read_plans(&named(plans, "plans.json")?)?;
+    let dataset_json = read_dataset_json(&named(dataset_json, "dataset.json")?)?;
+    Ok((dataset_json, Reader::by_name(&plans.image_reader_writer)?))
+}
+
 /// Makes a folder and those above it.
 pub fn make(folder: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))
@@ -121,4 +142,22 @@ pub fn write(file: &Path, text: &str) -> anyhow::Result<()> {
         Ok(())
     };
     write().with_context(|| format!("{}", file.display()))
+}
+
+/// Says which cases failed; an error where any did.
+pub fn none_failed(outcomes: &[nnunet::Result<()>]) -> anyhow::Result<()> {
+    let failed: Vec<&nnunet::Error> = outcomes
+        .iter()
+        .filter_map(|outcome| outcome.as_ref().err())
+        .collect();
+    for error in &failed {
+        eprintln!("error: {error}");
+    }
+    ensure!(
+        failed.is_empty(),
+        "{} of {} cases failed; see above",
+        failed.len(),
+        outcomes.len()
+    );
+    Ok(())
 }

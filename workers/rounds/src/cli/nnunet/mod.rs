@@ -4,10 +4,18 @@
 //! Each command parses, finds its folders, calls the algorithm, and shows how it goes. Flags of nnU-Net's that
 //! cannot be honoured are refused with the reason, never ignored.
 
+mod accumulate_crossval_results;
+mod apply_postprocessing;
+mod determine_postprocessing;
+mod ensemble;
 mod evaluate;
+mod evaluate_simple;
+mod export_model_to_zip;
 mod extract_fingerprint;
+mod find_best_configuration;
 mod flags;
 mod folders;
+mod install_pretrained_model_from_zip;
 mod plan;
 mod plan_and_preprocess;
 #[cfg(feature = "torch")]
@@ -49,8 +57,24 @@ pub enum Command {
     #[command(name = "predict-from-modelfolder")]
     PredictFromModelfolder(predict_from_modelfolder::PredictFromModelfolder),
     /// Score a folder of segmentations against references (nnUNetv2_evaluate_folder)
-    #[command(alias = "evaluate-folder")]
+    #[command(name = "evaluate-folder", visible_alias = "evaluate")]
     Evaluate(evaluate::Evaluate),
+    /// Score a folder of segmentations by labels alone (nnUNetv2_evaluate_simple)
+    EvaluateSimple(evaluate_simple::EvaluateSimple),
+    /// Merge predictions that were made with probabilities (nnUNetv2_ensemble)
+    Ensemble(ensemble::Ensemble),
+    /// Find out whether removing all but the largest component helps (nnUNetv2_determine_postprocessing)
+    DeterminePostprocessing(determine_postprocessing::DeterminePostprocessing),
+    /// Post-process a folder of segmentations (nnUNetv2_apply_postprocessing)
+    ApplyPostprocessing(apply_postprocessing::ApplyPostprocessing),
+    /// Collect and score the validation cases of all folds (nnUNetv2_accumulate_crossval_results)
+    AccumulateCrossvalResults(accumulate_crossval_results::AccumulateCrossvalResults),
+    /// Find the best model or pair of models by cross-validation (nnUNetv2_find_best_configuration)
+    FindBestConfiguration(find_best_configuration::FindBestConfiguration),
+    /// Pack a trained model into a zip (nnUNetv2_export_model_to_zip)
+    ExportModelToZip(export_model_to_zip::ExportModelToZip),
+    /// Unpack a model zip into nnUNet_results (nnUNetv2_install_pretrained_model_from_zip)
+    InstallPretrainedModelFromZip(install_pretrained_model_from_zip::InstallPretrainedModelFromZip),
 }
 
 impl Command {
@@ -68,6 +92,14 @@ impl Command {
             #[cfg(feature = "torch")]
             Command::PredictFromModelfolder(command) => command.run(),
             Command::Evaluate(command) => command.run(),
+            Command::EvaluateSimple(command) => command.run(),
+            Command::Ensemble(command) => command.run(),
+            Command::DeterminePostprocessing(command) => command.run(),
+            Command::ApplyPostprocessing(command) => command.run(),
+            Command::AccumulateCrossvalResults(command) => command.run(),
+            Command::FindBestConfiguration(command) => command.run(),
+            Command::ExportModelToZip(command) => command.run(),
+            Command::InstallPretrainedModelFromZip(command) => command.run(),
         }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use nnunet::{
     checkpoint::results::model_folder_name,
-    dataset::cases_to_predict,
+    dataset::input_cases,
     predict::{Outcome, Predictor, Settings},
 };
 use schemas::{
@@ -15,7 +15,7 @@ use schemas::{
 };
 use serde_json::json;
 
-use super::{folders, progress::Progress};
+use super::{flags::fold, folders, progress::Progress};
 
 /// The command's flags.
 #[derive(Debug, Args)]
@@ -31,7 +31,7 @@ pub struct Predict {
     /// The trainer
     #[arg(long = "tr", value_name = "NAME", default_value = "nnUNetTrainer")]
     trainer: String,
-    /// The configuration: 2d, 3d_lowres or 3d_fullres
+    /// The configuration: 2d, 3d_lowres, 3d_fullres or 3d_cascade_fullres
     #[arg(short = 'c', value_name = "NAME", required = true)]
     configuration: String,
     /// Into how many calls the work is split
@@ -45,8 +45,9 @@ pub struct Predict {
 /// What both ways to predict have in common.
 #[derive(Debug, Args)]
 pub struct PredictFlags {
-    /// Folder of scans: IDENTIFIER_0000.nii.gz and so on, one file per channel
-    #[arg(short = 'i', value_name = "FOLDER", required = true)]
+    /// Folder of scans: IDENTIFIER_0000.nii.gz and so on, one file per channel. Also one scan, or a .json file with
+    /// a list of files for each case
+    #[arg(short = 'i', value_name = "INPUT", required = true)]
     input: PathBuf,
     /// Folder for the segmentations; made if missing
     #[arg(short = 'o', value_name = "FOLDER", required = true)]
@@ -79,7 +80,8 @@ pub struct PredictFlags {
     /// Threads for export, which share those for preprocessing: the larger number counts
     #[arg(long = "nps", value_name = "N", env = "nnUNet_nps")]
     export_threads: Option<usize>,
-    /// Not supported: cascades
+    /// For a cascade: folder with the segmentations of its previous stage. Without it they are made first, with the
+    /// previous stage's model in the folder beside this one
     #[arg(long = "prev_stage_predictions", value_name = "FOLDER")]
     previous_stage: Option<PathBuf>,
     /// cpu, cuda or mps
@@ -96,15 +98,11 @@ pub struct PredictFlags {
     not_on_device: bool,
 }
 
-/// A fold as nnU-Net's command line takes it.
-pub fn fold(text: &str) -> Result<FoldId, String> {
-    match text {
-        "all" => Ok(FoldId::All),
-        number => number
-            .parse()
-            .map(FoldId::Fold)
-            .map_err(|_| "expected \"all\" or a number from 0".to_owned()),
-    }
+/// One model of a prediction: the one that was asked for, or the previous stage of a cascade.
+struct Stage<'a> {
+    model: &'a Path,
+    output: &'a Path,
+    save_probabilities: bool,
 }
 
 impl Predict {
@@ -126,9 +124,6 @@ impl Predict {
 impl PredictFlags {
     /// Predicts with the model in that folder: every `parts`-th case, from case `part` on.
     pub fn predict(&self, model: &Path, part: usize, parts: usize) -> anyhow::Result<()> {
-        if self.previous_stage.is_some() {
-            bail!("-prev_stage_predictions: cascades are not supported");
-        }
         if let Some(threads) = self.preprocessing_threads.max(self.export_threads) {
             // Reading and writing run on threads of their own, so the limit must be the program's.
             rayon::ThreadPoolBuilder::new()
@@ -136,26 +131,55 @@ impl PredictFlags {
                 .build_global()
                 .context("cannot start threads")?;
         }
+        let stage = Stage {
+            model,
+            output: &self.output,
+            save_probabilities: self.save_probabilities,
+        };
+        let failed = self.predict_stage(&stage, self.previous_stage.as_deref(), part, parts)?;
+        ensure!(failed == 0, "{failed} cases failed; see above");
+        Ok(())
+    }
+
+    /// Predicts with the model of one stage; a cascade that lacks its previous stage's segmentations has them made.
+    /// The number of cases that failed.
+    fn predict_stage(
+        &self,
+        stage: &Stage,
+        previous: Option<&Path>,
+        part: usize,
+        parts: usize,
+    ) -> anyhow::Result<usize> {
         let settings = Settings {
             tile_step_size: self.step_size,
             use_mirroring: !self.disable_tta,
             results_on_device: !self.not_on_device,
-            save_probabilities: self.save_probabilities,
+            save_probabilities: stage.save_probabilities,
             bfloat16: self.bfloat16,
             ..Settings::default()
         };
-        let predictor = Predictor::open(model, &self.folds, &self.checkpoint, self.device, settings)?;
-        let cases = cases_to_predict(&self.input, predictor.dataset_json())?;
+        let mut predictor =
+            Predictor::open(stage.model, &self.folds, &self.checkpoint, self.device, settings)?;
+        let previous = match (previous, predictor.previous_stage()) {
+            (None, Some(name)) => Some(self.predict_previous(&predictor, stage, name, part, parts)?),
+            (folder, _) => folder.map(Path::to_owned),
+        };
+        if let Some(folder) = &previous {
+            predictor = predictor
+                .with_previous_stage(folder)
+                .context("-prev_stage_predictions")?;
+        }
+        let cases = input_cases(&self.input, predictor.dataset_json())?;
         println!("There are {} cases in the source folder", cases.len());
         let cases: Vec<_> = cases.into_iter().skip(part).step_by(parts).collect();
         if parts > 1 {
             println!("Part {part} of {parts}: {} cases", cases.len());
         }
-        self.write_documents(&predictor, part, parts)?;
+        self.write_documents(&predictor, stage, previous.as_deref(), part, parts)?;
 
         let progress = Progress::new(self.verbose, self.no_bar);
         let overwrite = !self.continue_prediction;
-        let outcomes = predictor.predict_cases(&cases, &self.output, None, overwrite, &progress)?;
+        let outcomes = predictor.predict_cases(&cases, stage.output, None, overwrite, &progress)?;
         let (mut written, mut skipped, mut failed) = (0, 0, 0);
         for case in &outcomes {
             match &case.outcome {
@@ -169,24 +193,64 @@ impl PredictFlags {
         }
         println!(
             "{written} cases predicted, {skipped} were there already; they are in {}",
-            self.output.display()
+            stage.output.display()
         );
-        if failed > 0 {
-            bail!("{failed} of {} cases failed; see above", outcomes.len());
-        }
-        Ok(())
+        Ok(failed)
+    }
+
+    /// The folder with the segmentations of a cascade's previous stage, made with the model beside the cascade's.
+    fn predict_previous(
+        &self,
+        cascade: &Predictor,
+        stage: &Stage,
+        name: &str,
+        part: usize,
+        parts: usize,
+    ) -> anyhow::Result<PathBuf> {
+        let configuration = cascade.configuration();
+        let own = stage.model.canonicalize()?;
+        // Trainer__Plans__Configuration
+        let beside = own
+            .file_name()
+            .and_then(|own| own.to_str())
+            .and_then(|own| own.strip_suffix(configuration))
+            .map(|start| own.with_file_name(format!("{start}{name}")));
+        let Some(model) = beside.filter(|model| model.is_dir()) else {
+            bail!(
+                "{configuration} is a cascade on {name}: name the folder with {name}'s segmentations \
+                 (-prev_stage_predictions), or put its model beside {}, and they are made first",
+                own.display()
+            );
+        };
+        println!("{name} goes first: {configuration} needs its segmentations");
+        let output = stage.output.join(format!("predictions_{name}"));
+        let previous = Stage {
+            model: &model,
+            output: &output,
+            save_probabilities: false,
+        };
+        // A case that fails here fails again below, for want of its segmentation.
+        self.predict_stage(&previous, None, part, parts)?;
+        Ok(output)
     }
 
     /// What nnU-Net leaves beside its predictions: the documents, and what was asked for.
-    fn write_documents(&self, predictor: &Predictor, part: usize, parts: usize) -> anyhow::Result<()> {
-        folders::make(&self.output)?;
+    fn write_documents(
+        &self,
+        predictor: &Predictor,
+        stage: &Stage,
+        previous: Option<&Path>,
+        part: usize,
+        parts: usize,
+    ) -> anyhow::Result<()> {
+        folders::make(stage.output)?;
         let folds: Vec<String> = predictor.folds().iter().map(FoldId::to_string).collect();
         let arguments = json!({
             "list_of_lists_or_source_folder": self.input,
-            "output_folder_or_list_of_truncated_output_files": self.output,
-            "save_probabilities": self.save_probabilities,
+            "output_folder_or_list_of_truncated_output_files": stage.output,
+            "save_probabilities": stage.save_probabilities,
             "overwrite": !self.continue_prediction,
-            "folder_with_segs_from_prev_stage": null,
+            "folder_with_segs_from_prev_stage": previous,
             "num_parts": parts,
             "part_id": part,
             "trainer": predictor.trainer_name(),
@@ -197,7 +261,7 @@ impl PredictFlags {
             "use_mirroring": !self.disable_tta,
             "device": self.device.as_str(),
         });
-        let write = |name: &str, text: &str| folders::write(&self.output.join(name), text);
+        let write = |name: &str, text: &str| folders::write(&stage.output.join(name), text);
         write(
             "predict_from_raw_data_args.json",
             &python_json::to_string(&arguments)?,

@@ -98,7 +98,7 @@ predict-from-modelfolder
     -device one cuda
     --disable_progress_bar flag
     --not_on_device flag
-evaluate
+evaluate-folder
     references! one -
     predictions! one -
     -djfile! one -
@@ -106,6 +106,61 @@ evaluate
     -o one -
     -np one threads
     --chill flag
+evaluate-simple
+    references! one -
+    predictions! one -
+    -l! many -
+    -il one -
+    -o one -
+    -np one threads
+    --chill flag
+ensemble
+    -i! many -
+    -o! one -
+    -np one threads
+    --save_npz flag
+determine-postprocessing
+    -i! one -
+    -ref! one -
+    -plans_json one -
+    -dataset_json one -
+    -np one threads
+    --remove_postprocessed flag
+apply-postprocessing
+    -i! one -
+    -o! one -
+    -pp_pkl_file! one -
+    -np one threads
+    -plans_json one -
+    -dataset_json one -
+accumulate-crossval-results
+    dataset! one -
+    -c! one -
+    -o one -
+    -f many 0 1 2 3 4
+    -p one nnUNetPlans
+    -tr one nnUNetTrainer
+find-best-configuration
+    dataset! one -
+    -p many nnUNetPlans
+    -c many 2d 3d_fullres 3d_lowres 3d_cascade_fullres
+    -tr many nnUNetTrainer
+    -np one threads
+    -f many 0 1 2 3 4
+    --disable_ensembling flag
+    --no_overwrite flag
+export-model-to-zip
+    -d! one -
+    -o! one -
+    -c many 3d_lowres 3d_fullres 2d 3d_cascade_fullres
+    -tr one nnUNetTrainer
+    -p one nnUNetPlans
+    -f many 0 1 2 3 4
+    -chk many checkpoint_final.pth
+    --not_strict flag
+    --exp_cv_preds flag
+install-pretrained-model-from-zip
+    zip! one -
 ";
 
 /// What Rounds adds, as the help says.
@@ -184,7 +239,7 @@ fn flags_and_defaults_are_pythons() {
         assert_eq!(ours.len(), block.len() - 1, "{}: {ours:#?}", block[0]);
         seen += 1;
     }
-    assert_eq!(seen, 8);
+    assert_eq!(seen, 16);
 }
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
@@ -205,6 +260,14 @@ fn command_lines_of_nnunets_documentation_parse() {
         "rounds nnunet predict -i in -o out -d 4 -c 3d_fullres -f 0 all -chk checkpoint_best.pth -device cpu",
         "rounds nnunet predict -i in -o out -d 4 -c 2d -num_parts 5 -part_id 3 -step_size 0.7 --disable_tta",
         "rounds nnunet predict-from-modelfolder -i in -o out -m model --c -npp 1 -nps 1 --not_on_device",
+        "rounds nnunet evaluate-simple gt pred -l 1 2 3 -il 4 --chill",
+        "rounds nnunet ensemble -i a b c -o out -np 2 --save_npz",
+        "rounds nnunet determine-postprocessing -i a -ref gt -plans_json p -dataset_json d -np 2 --remove_postprocessed",
+        "rounds nnunet apply-postprocessing -i a -o b -pp_pkl_file postprocessing.pkl -np 8 -plans_json plans.json",
+        "rounds nnunet accumulate-crossval-results 4 -c 3d_fullres -f 0 1",
+        "rounds nnunet find-best-configuration 4 -c 2d 3d_fullres -f 0 1 --disable_ensembling --no_overwrite",
+        "rounds nnunet export-model-to-zip -d 4 -o model.zip -c 3d_fullres -f 0 all -chk a b --not_strict",
+        "rounds nnunet install-pretrained-model-from-zip model.zip",
         "rounds nnunet evaluate gt pred -djfile dataset.json -pfile plans.json -o summary.json -np 2 --chill",
     ] {
         if let Err(error) = parse(line) {

@@ -10,6 +10,11 @@ pub fn default_threads() -> anyhow::Result<usize> {
     }
 }
 
+/// What nnU-Net's own commands are told to use: `nnUNet_def_n_proc`, or 8.
+pub fn default_processes() -> anyhow::Result<usize> {
+    Ok(from_environment("nnUNet_def_n_proc")?.unwrap_or(8))
+}
+
 /// Threads that make training batches: `nnUNet_n_proc_DA`, or up to 12.
 pub fn loader_threads() -> anyhow::Result<usize> {
     match from_environment("nnUNet_n_proc_DA")? {

@@ -30,7 +30,7 @@ pub struct Train {
     /// The configuration: 2d, 3d_lowres or 3d_fullres
     configuration: String,
     /// The fold of the splits, from 0, or all
-    #[arg(value_parser = super::predict::fold)]
+    #[arg(value_parser = super::flags::fold)]
     fold: FoldId,
     /// The trainer
     #[arg(long = "tr", value_name = "NAME", default_value = "nnUNetTrainer")]

@@ -8,6 +8,7 @@ use nnunet::{
     progress::Unobserved,
     train::{
         Mirroring, MomentumState, Trainer, TrainerSettings, TrainerVariant,
+        augment::Augmentation,
         loader::{Case, Cases, ClassVoxels},
         loss::{Loss, deep_supervision_weights},
         network_of,
@@ -253,7 +254,7 @@ fn trainer(training: &Value, numbers: &mut Numbers, folder: &Path) -> (Trainer, 
         configuration: "c".into(),
         dataset_json: DatasetJson::parse(&dataset.to_string()).unwrap(),
         variant: TrainerVariant {
-            augmentation: Augmentation::Off,
+            augmentation: Augmentation::None,
             mirroring: Mirroring::None,
             ..*TrainerVariant::by_name(training["trainer"].as_str().unwrap()).unwrap()
         },

@@ -156,6 +156,7 @@ impl Work {
         Checkpoint {
             weights: self.network.state_dict().unwrap(),
             momentum: self.momentum(),
+            scaler: None,
             optimiser: OptimiserGroup::of(self.variant, logging.lrs.last().copied()),
             best_ema: logging.ema_fg_dice.last().copied(),
             current_epoch: 1,

@@ -53,5 +53,9 @@ impl Update {
 /// where it is 0: to SGD the two are the same.
 pub(crate) fn weight_of_momentum(name: &str) -> Option<&str> {
     let remembered = name.strip_prefix(MOMENTUM)?;
-    Some(remembered.rsplit_once('.').map_or(remembered, |(weight, _)| weight))
+    Some(
+        remembered
+            .rsplit_once('.')
+            .map_or(remembered, |(weight, _)| weight),
+    )
 }

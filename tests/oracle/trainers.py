@@ -44,7 +44,8 @@ def bare_trainer(name, epochs=None):
 
     def numbers(self, *_, **__):
         self.initial_lr, self.weight_decay, self.num_epochs = 1e-2, 3e-5, 1000
-        self.configuration_manager, self.current_epoch = SimpleNamespace(configuration={}), 0
+        self.configuration_manager, self.current_epoch = SimpleNamespace(configuration={}, batch_size=2), 0
+        self.oversample_foreground_percent = 0.33
         self.print_to_log_file, self.device = lambda *_, **__: None, torch.device("cpu")
 
     with mock.patch.object(nnUNetTrainer, "__init__", numbers):

@@ -179,7 +179,7 @@ fn trainings() -> Vec<Value> {
             .extend(special.as_object().unwrap().clone());
         case
     };
-    // Adam makes as large a step of the rounding noise that is the gradient of a bias before a norm as of any other.
+    // The gradient of a bias before a norm is rounding noise, and Adam makes a step of it as of any other.
     let mut unbiased = plain.clone();
     unbiased["arch_kwargs"]["conv_bias"] = json!(false);
     let other = |trainer: &str, architecture: Value| {
@@ -203,7 +203,7 @@ fn trainings() -> Vec<Value> {
             "ignore": 3, "batch_dice": true, "patch": [32, 48],
             "labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}}),
         ),
-        other("nnUNetTrainerBN", plain.clone()),
+        other("nnUNetTrainerBN", unbiased.clone()),
         other("nnUNetTrainerAdam1en3", unbiased.clone()),
         other("nnUNetTrainerAdan1en3", unbiased),
     ]

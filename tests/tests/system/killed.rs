@@ -65,7 +65,8 @@ fn moment(happened: &Watched) -> Option<Kill> {
     }
 }
 
-/// Trains a job; `killing`: with everything killed once. The job's end and its final checkpoint.
+/// Trains a job, with a trainer whose network has running statistics; `killing`: with everything killed once. The job's
+/// end and its final checkpoint.
 fn train(killing: bool) -> (Finished, Vec<u8>) {
     let mut federation = federation();
     let job = federation
@@ -73,7 +74,7 @@ fn train(killing: bool) -> (Finished, Vec<u8>) {
             "job_id": "steady",
             "datasets": SITES,
             "payload": { "mode": "training", "num_rounds": 2, "dataset_id": 41,
-                         "model_configuration": "3d_fullres", "device": "cpu" },
+                         "model_configuration": "3d_fullres", "device": "cpu", "trainer_name": "nnUNetTrainerBN" },
             "federation": { "iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "seed": 5 },
         }))
         .unwrap();

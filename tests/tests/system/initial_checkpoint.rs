@@ -9,6 +9,7 @@ use nnunet::{
         safetensors,
     },
     network::{Layout, StateDict, initial_weights},
+    train::optimiser::memory_name,
 };
 use schemas::{
     event::{Event, Finished},
@@ -111,7 +112,7 @@ fn jobs_start_from_checkpoints_and_average_momentum() {
         .parameters()
         .iter()
         .map(|parameter| &*parameter.name)
-        .filter(|name| momentum.get(name).is_none())
+        .filter(|name| momentum.get(&memory_name(name, "momentum_buffer")).is_none())
         .collect();
     assert_eq!(missing, layout.lowest_head());
     let again = train(&federation, &going_on(&source, "again"));

@@ -291,8 +291,8 @@ fn what_cannot_be_honoured_is_refused() {
             &["nearest", "nnUNetTrainer_5epochs"],
         ),
         (
-            &format!("{train} -tr nnUNetTrainerAdam"),
-            &["nnUNetTrainerAdam", "not supported"],
+            &format!("{train} -tr nnUNet_Primus_M_Trainer"),
+            &["nnUNet_Primus_M_Trainer", "not supported"],
         ),
     ] {
         contains(&home.fails(line), reasons);

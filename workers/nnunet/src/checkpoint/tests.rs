@@ -198,14 +198,14 @@ fn safetensors_keep_order_and_values() {
 #[test]
 fn momentum_is_averaged_with_the_weights_and_missing_momentum_is_zero() {
     let (layout, folder) = (layout(), tempfile::tempdir().unwrap());
-    let constant = |value: f32, without: &[&str]| {
+    let constant = |value: f32, without: &[&str], name: &dyn Fn(&str) -> String| {
         let mut state = StateDict::new();
         for parameter in layout.parameters() {
             if !without.contains(&&*parameter.name) {
                 let data = vec![value; parameter.shape.iter().product()];
                 state
                     .insert(
-                        &parameter.name,
+                        name(&parameter.name),
                         Tensor32::new(parameter.shape.clone(), data).unwrap(),
                     )
                     .unwrap();
@@ -213,14 +213,16 @@ fn momentum_is_averaged_with_the_weights_and_missing_momentum_is_zero() {
         }
         state
     };
+    let plain = |name: &str| name.to_owned();
+    let buffer = |name: &str| memory_name(name, "momentum_buffer");
     // No site has momentum for the head without loss; site a has none for the first weight either.
     let head = layout.lowest_head();
     let first = &*layout.parameters()[0].name;
     let of_a: Vec<&str> = head.iter().copied().chain([first]).collect();
     let contributions = [("a", 1, 4.0, &of_a), ("b", 3, 8.0, &head)].map(|(site, weight, value, without)| {
         let update = Update {
-            weights: constant(value / 2.0, &[]),
-            momentum: constant(value, without),
+            weights: constant(value / 2.0, &[], &plain),
+            momentum: constant(value, without, &buffer),
         };
         let weights = folder.path().join(site);
         std::fs::write(&weights, update.into_bytes().unwrap()).unwrap();
@@ -234,11 +236,11 @@ fn momentum_is_averaged_with_the_weights_and_missing_momentum_is_zero() {
     average(&contributions, &output, &Unobserved).unwrap();
     let bytes = std::fs::read(&output).unwrap();
     let averaged = Update::from_bytes(&bytes, "test", &layout).unwrap();
-    assert_eq!(averaged.weights, constant(3.5, &[]));
+    assert_eq!(averaged.weights, constant(3.5, &[], &plain));
     assert_eq!(averaged.momentum.len(), layout.parameters().len() - head.len());
-    for (name, buffer) in averaged.momentum.iter() {
-        let expected = if name == first { 6.0 } else { 7.0 };
-        assert!(buffer.data.iter().all(|value| *value == expected), "{name}");
+    for (name, tensor) in averaged.momentum.iter() {
+        let expected = if *name == buffer(first) { 6.0 } else { 7.0 };
+        assert!(tensor.data.iter().all(|value| *value == expected), "{name}");
     }
     assert_eq!(averaged.clone().into_bytes().unwrap().len(), bytes.len());
 
@@ -249,8 +251,6 @@ fn momentum_is_averaged_with_the_weights_and_missing_momentum_is_zero() {
         .insert("stray", Tensor32::new(vec![], vec![0.0]).unwrap())
         .unwrap();
     let bytes = stray.into_bytes().unwrap();
-    let error = Update::from_bytes(&bytes, "test", &layout).unwrap_err();
-    assert!(error.to_string().contains("tensor stray"), "{error}");
     std::fs::write(folder.path().join("b"), bytes).unwrap();
     let error = average(&contributions, &output, &Unobserved)
         .unwrap_err()
@@ -260,7 +260,7 @@ fn momentum_is_averaged_with_the_weights_and_missing_momentum_is_zero() {
         "site b: tensor momentum/stray of shape [] is the momentum of no weight"
     );
     let short = Update {
-        weights: constant(0.0, &[first]),
+        weights: constant(0.0, &[first], &plain),
         ..averaged
     };
     let error = Update::from_bytes(&short.into_bytes().unwrap(), "test", &layout).unwrap_err();

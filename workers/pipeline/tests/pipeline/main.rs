@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod canned;
+mod continued;
 mod elastic;
 mod histories;
 mod jobs;

@@ -164,7 +164,8 @@ install-pretrained-model-from-zip
 ";
 
 /// What Rounds adds, as the help says.
-const OWN: [&str; 3] = [
+const OWN: [&str; 4] = [
+    "bfloat16 flag",
     "iterations-per-epoch 250",
     "val-iterations-per-epoch 50",
     "seed 0",

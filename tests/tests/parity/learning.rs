@@ -184,8 +184,9 @@ fn trainings() -> Vec<Value> {
     unbiased["arch_kwargs"]["conv_bias"] = json!(false);
     let other = |trainer: &str, architecture: Value| {
         case(
-            json!({"name": trainer, "trainer": trainer, "architecture": architecture, "heads": 3, "regions": [],
-            "ignore": null, "batch_dice": false, "patch": [16, 16, 8], "labels": {"background": 0, "a": 1, "b": 2}}),
+            json!({"name": trainer, "trainer": trainer, "iterations": 2, "architecture": architecture, "heads": 3,
+            "regions": [], "ignore": null, "batch_dice": false, "patch": [16, 16, 8],
+            "labels": {"background": 0, "a": 1, "b": 2}}),
         )
     };
     vec![
@@ -204,8 +205,8 @@ fn trainings() -> Vec<Value> {
             "labels": {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}}),
         ),
         other("nnUNetTrainerBN", unbiased.clone()),
-        other("nnUNetTrainerAdam1en3", unbiased.clone()),
-        other("nnUNetTrainerAdan1en3", unbiased),
+        other("nnUNetTrainerAdam3en4", unbiased.clone()),
+        other("nnUNetTrainerAdan3en4", unbiased),
     ]
 }
 
@@ -326,15 +327,29 @@ fn epochs_of_training_are_pythons() {
             );
         }
         let theirs = read_weights(&mut python, &layout);
-        let mut worst = 0.0f32;
+        // Adam and Adan divide by the gradient's size: where that is as small as rounding, the steps of single weights
+        // differ by percents of the learning rate. With them the weights are held together as one vector.
+        let adaptive = training["trainer"].as_str().unwrap().contains("Ada");
+        let (mut worst, mut apart, mut length) = (0f32, 0f64, 0f64);
         for ((key, ours), (_, theirs)) in trainer.weights().unwrap().iter().zip(theirs.iter()) {
             // Biases before a norm start at 0 and get only rounding noise.
             let scale = theirs.data.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
             let difference = largest_difference(&ours.data, &theirs.data) / scale;
-            assert!(difference < 1e-5, "{name} {key}: {difference} of {scale}");
+            assert!(
+                adaptive || difference < 1e-5,
+                "{name} {key}: {difference} of {scale}"
+            );
             worst = worst.max(difference);
+            for (a, b) in ours.data.iter().zip(&theirs.data) {
+                apart += f64::from(a - b).powi(2);
+                length += f64::from(*b).powi(2);
+            }
         }
-        println!("{name}: weights differ by at most {worst:.1e} of the largest of their tensor");
+        let apart = (apart / length).sqrt();
+        println!(
+            "{name}: weights differ by at most {worst:.1e} of their tensor's largest, together by {apart:.1e}"
+        );
+        assert!(apart < 1e-6, "{name}: {apart}");
         let momentum = trainer.momentum().unwrap();
         let names = fs::read(folder.path().join(format!("{name}.momenta.json"))).unwrap();
         let names: Vec<String> = serde_json::from_slice(&names).unwrap();

@@ -304,7 +304,7 @@ fn what_fails_for_now_or_is_resumed_changes_nothing_of_the_outcome() {
             }
         }
     }
-    assert!(resumed > 120, "{resumed} were resumed");
+    assert!(resumed > 60, "{resumed} were resumed");
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn the_outcome_is_a_function_of_who_took_part() {
         }
     }
     assert!(
-        partial > 200 && late > 200,
+        partial > 100 && late > 50,
         "{partial} went on without a site; {late} late results counted nowhere"
     );
 }

@@ -25,7 +25,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::process::{self, RoundsProcess};
+use crate::{
+    process::{self, RoundsProcess},
+    scans::Scans,
+};
 
 /// Only a failure takes this long: every wait is for something that happens.
 pub const PATIENCE: Duration = Duration::from_secs(300);
@@ -96,6 +99,33 @@ impl Federation {
         let settings = federation.settings(ORCHESTRATOR, "");
         fs::write(federation.settings_file(ORCHESTRATOR), settings)?;
         federation.run(ORCHESTRATOR)?;
+        Ok(federation)
+    }
+
+    /// Starts a federation whose sites each have one data set of their own name, made as `scans` say:
+    /// `Dataset<id>_<site>`. `own` gives a site's further settings.
+    pub fn of_sites(
+        id: u32,
+        sites: &[&str],
+        scans: &Scans,
+        own: impl Fn(&Self, &str) -> String,
+    ) -> Result<Self> {
+        let mut federation = Self::start()?;
+        for (seed, site) in sites.iter().enumerate() {
+            let folder = format!("Dataset{id:03}_{site}");
+            let scans = Scans {
+                seed: seed as u64,
+                ..*scans
+            };
+            scans.write(&federation.folder().join(&folder))?;
+            let dataset = Dataset {
+                id: site,
+                folder: &folder,
+                dataset_id: None,
+            };
+            let (own, datasets) = (own(&federation, site), dataset.settings(&federation));
+            federation.site_with(site, &own, &datasets)?;
+        }
         Ok(federation)
     }
 

@@ -1,7 +1,7 @@
 //! Sampling and augmentation against nnU-Net's loader and batchgeneratorsv2, given the same parameters.
 
 mod heavy;
-mod samples;
+pub mod samples;
 mod speed;
 
 use heavy::heavy_samples;

@@ -2,14 +2,14 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use ndarray::{Array4, ArrayView4};
+use ndarray::Array4;
 use nnunet::{
     network::{Layout, initial_weights},
     progress::Unobserved,
     train::{
         Mirroring, MomentumState, Trainer, TrainerSettings, TrainerVariant,
         augment::Augmentation,
-        loader::{Case, Cases, ClassVoxels},
+        loader::{Case, Cases},
         loss::{Loss, deep_supervision_weights},
         network_of,
     },
@@ -21,7 +21,10 @@ use schemas::{
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
-use super::network::{Floats, Numbers, architecture, largest_difference, read_weights, write};
+use super::{
+    augment::samples::Memory,
+    network::{Floats, Numbers, architecture, largest_difference, read_weights, write},
+};
 
 #[test]
 fn losses_and_gradients_are_pythons() {
@@ -123,26 +126,7 @@ fn losses_and_gradients_are_pythons() {
 
 struct OneCase {
     names: Vec<String>,
-    case: Arc<Patch>,
-}
-
-struct Patch {
-    data: Array4<f32>,
-    seg: Array4<i16>,
-}
-
-impl Case for Patch {
-    fn data(&self) -> ArrayView4<'_, f32> {
-        self.data.view()
-    }
-
-    fn seg(&self) -> ArrayView4<'_, i16> {
-        self.seg.view()
-    }
-
-    fn class_locations(&self) -> &[ClassVoxels] {
-        &[]
-    }
+    case: Arc<Memory>,
 }
 
 impl Cases for OneCase {
@@ -269,7 +253,7 @@ fn trainer(training: &Value, numbers: &mut Numbers, folder: &Path) -> (Trainer, 
         bfloat16: false,
         loader_threads: 1,
     };
-    let case = Patch {
+    let case = Memory {
         data: Array4::from_shape_vec(shape, image).unwrap(),
         seg: Array4::from_shape_vec(shape, seg).unwrap(),
     };

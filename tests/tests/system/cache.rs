@@ -9,34 +9,15 @@ use schemas::{
     task::{Outcome, TaskOutput, TaskResult},
 };
 use serde_json::{Value, json};
-use tests::{
-    federation::{Dataset, Federation},
-    process,
-    scans::{SMALL, Scans},
-};
+use tests::{federation::Federation, process, scans::SMALL};
 
 /// Site alpha, and site beta whose cache may hold next to nothing.
 fn federation() -> Federation {
-    let mut federation = Federation::start().unwrap();
-    for (seed, (site, own)) in [("alpha", ""), ("beta", "cache_bytes = \"1 KB\"")]
-        .into_iter()
-        .enumerate()
-    {
-        let folder = format!("Dataset051_{site}");
-        let scans = Scans {
-            seed: seed as u64,
-            ..SMALL
-        };
-        scans.write(&federation.folder().join(&folder)).unwrap();
-        let dataset = Dataset {
-            id: site,
-            folder: &folder,
-            dataset_id: None,
-        };
-        let settings = dataset.settings(&federation);
-        federation.site_with(site, own, &settings).unwrap();
-    }
-    federation
+    let own = |_: &Federation, site: &str| match site {
+        "beta" => "cache_bytes = \"1 KB\"".to_owned(),
+        _ => String::new(),
+    };
+    Federation::of_sites(51, &["alpha", "beta"], &SMALL, own).unwrap()
 }
 
 fn message(job: &str, configuration: &str, fold: Value, federation: Value) -> Value {

@@ -10,7 +10,7 @@ use schemas::{
 };
 use serde_json::{Value, json};
 use tests::{
-    federation::{Dataset, Federation},
+    federation::Federation,
     process,
     scans::{SMALL, Scans},
 };
@@ -18,23 +18,8 @@ use tests::{
 const SITES: [&str; 3] = ["alpha", "beta", "gamma"];
 
 fn federation() -> Federation {
-    let mut federation = Federation::start().unwrap();
-    for (seed, site) in SITES.into_iter().enumerate() {
-        let folder = format!("Dataset043_{site}");
-        let scans = Scans {
-            seed: seed as u64,
-            cases: 2,
-            ..SMALL
-        };
-        scans.write(&federation.folder().join(&folder)).unwrap();
-        let dataset = Dataset {
-            id: site,
-            folder: &folder,
-            dataset_id: None,
-        };
-        federation.site(site, &[dataset]).unwrap();
-    }
-    federation
+    let scans = Scans { cases: 2, ..SMALL };
+    Federation::of_sites(43, &SITES, &scans, |_, _| String::new()).unwrap()
 }
 
 fn message(job: &str, rounds: u32, federation: Value) -> Value {

@@ -17,37 +17,19 @@ use schemas::{
     names::Phase,
 };
 use serde_json::{Value, json};
-use tests::{
-    federation::{Dataset, Federation},
-    scans::{SMALL, Scans},
-};
+use tests::{federation::Federation, scans::SMALL};
 
 const SITES: [&str; 2] = ["alpha", "beta"];
 const MODEL: &str = "Dataset031_source/nnUNetTrainer__nnUNetPlans__2d";
 
 /// Two sites, each with a models root of its own.
 fn federation() -> Federation {
-    let mut federation = Federation::start().unwrap();
-    for (seed, site) in SITES.into_iter().enumerate() {
-        let folder = format!("Dataset031_{site}");
-        let scans = Scans {
-            seed: seed as u64,
-            ..SMALL
-        };
-        scans.write(&federation.folder().join(&folder)).unwrap();
-        let dataset = Dataset {
-            id: site,
-            folder: &folder,
-            dataset_id: None,
-        };
+    let models = |federation: &Federation, site: &str| {
         let models = federation.folder().join("models").join(site);
         fs::create_dir_all(&models).unwrap();
-        let datasets = dataset.settings(&federation);
-        federation
-            .site_with(site, &format!("models = [{models:?}]"), &datasets)
-            .unwrap();
-    }
-    federation
+        format!("models = [{models:?}]")
+    };
+    Federation::of_sites(31, &SITES, &SMALL, models).unwrap()
 }
 
 fn message(job: &str, rounds: u32, federation: Value) -> Value {

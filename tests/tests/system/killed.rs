@@ -10,29 +10,14 @@ use schemas::{
 };
 use serde_json::json;
 use tests::{
-    federation::{Dataset, Federation, ORCHESTRATOR},
-    scans::{SMALL, Scans},
+    federation::{Federation, ORCHESTRATOR},
+    scans::SMALL,
 };
 
 const SITES: [&str; 3] = ["alpha", "beta", "gamma"];
 
 fn federation() -> Federation {
-    let mut federation = Federation::start().unwrap();
-    for (seed, site) in SITES.into_iter().enumerate() {
-        let folder = format!("Dataset041_{site}");
-        let scans = Scans {
-            seed: seed as u64,
-            ..SMALL
-        };
-        scans.write(&federation.folder().join(&folder)).unwrap();
-        let dataset = Dataset {
-            id: site,
-            folder: &folder,
-            dataset_id: None,
-        };
-        federation.site(site, &[dataset]).unwrap();
-    }
-    federation
+    Federation::of_sites(41, &SITES, &SMALL, |_, _| String::new()).unwrap()
 }
 
 /// What is killed, and in what of the job.

@@ -7,7 +7,7 @@ use std::{
 
 use schemas::nnunet::DatasetJson;
 
-use super::{RawCase, cases_to_predict};
+use super::{RawCase, cases_to_predict, raw_case};
 use crate::{Error, Result, document};
 
 /// The cases that `input` names: all of a folder; the one that a file IDENTIFIER_XXXX with the data set's ending
@@ -84,15 +84,10 @@ fn listed(list: &Path, dataset_json: &DatasetJson) -> Result<Vec<RawCase>> {
 fn identifier(file: &Path, dataset_json: &DatasetJson) -> Result<String> {
     let ending = dataset_json.file_ending();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    name.strip_suffix(ending)
-        .and_then(|stem| stem.rsplit_once('_'))
-        .filter(|(_, channel)| channel.len() == 4 && channel.bytes().all(|b| b.is_ascii_digit()))
-        .filter(|(identifier, _)| !identifier.is_empty())
-        .map(|(identifier, _)| identifier.to_owned())
-        .ok_or_else(|| {
-            let reason = format!("expected a name ending in _XXXX{ending}, XXXX being the channel");
-            Error::bad_file(file, reason)
-        })
+    raw_case::identifier(&name, ending)
+        .filter(|identifier| !identifier.is_empty())
+        .map(str::to_owned)
+        .ok_or_else(|| raw_case::misnamed(file, ending))
 }
 
 #[cfg(test)]

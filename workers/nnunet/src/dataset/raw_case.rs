@@ -76,6 +76,18 @@ pub fn cases_to_predict(folder: &Path, dataset_json: &DatasetJson) -> Result<Vec
     Ok(cases)
 }
 
+/// The case of a file called `<identifier>_XXXX<ending>`, XXXX being the channel.
+pub(super) fn identifier<'a>(name: &'a str, ending: &str) -> Option<&'a str> {
+    let (identifier, channel) = name.strip_suffix(ending)?.rsplit_once('_')?;
+    (channel.len() == 4 && channel.bytes().all(|byte| byte.is_ascii_digit())).then_some(identifier)
+}
+
+/// What is wrong with a file of another name.
+pub(super) fn misnamed(file: &Path, ending: &str) -> Error {
+    let reason = format!("expected a name ending in _XXXX{ending}, XXXX being the channel");
+    Error::bad_file(file, reason)
+}
+
 /// The cases of a folder: files `<identifier>_XXXX<ending>`, XXXX being the channel. Hidden files don't count.
 pub(super) fn cases_in(folder: &Path, ending: &str) -> Result<Vec<RawCase>> {
     let mut cases: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
@@ -87,16 +99,7 @@ pub(super) fn cases_in(folder: &Path, ending: &str) -> Result<Vec<RawCase>> {
         if name.starts_with('.') || !name.ends_with(ending) || !path.is_file() {
             continue;
         }
-        let stem = &name[..name.len() - ending.len()];
-        let identifier = stem.rsplit_once('_').and_then(|(identifier, channel)| {
-            (channel.len() == 4 && channel.bytes().all(|byte| byte.is_ascii_digit())).then_some(identifier)
-        });
-        let Some(identifier) = identifier else {
-            return Err(Error::bad_file(
-                &path,
-                format!("expected a name ending in _XXXX{ending}, XXXX being the channel"),
-            ));
-        };
+        let identifier = identifier(&name, ending).ok_or_else(|| misnamed(&path, ending))?;
         cases.entry(identifier.to_owned()).or_default().push(path);
     }
     if cases.is_empty() {

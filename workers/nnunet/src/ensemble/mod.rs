@@ -8,14 +8,18 @@ use std::{
     fs::{self, File},
     io::BufWriter,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use ndarray::{Array3, Zip};
-use rayon::prelude::*;
 use schemas::nnunet::DatasetJson;
 
-use crate::{Error, Result, evaluate::files_ending_in, image::Reader, preprocess::npz, progress::Observer};
+use crate::{
+    Error, Result,
+    evaluate::files_ending_in,
+    image::Reader,
+    preprocess::npz,
+    progress::{Observer, on_each},
+};
 use member::Member;
 
 /// A case of an ensemble.
@@ -144,32 +148,13 @@ impl Merge<'_> {
         observer: &dyn Observer,
     ) -> Result<Vec<Result<()>>> {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let done = AtomicUsize::new(0);
-        let outcomes: Vec<Result<()>> = cases
-            .par_iter()
-            .map(|case| {
-                if observer.stop_requested() {
-                    return Err(Error::Stopped);
-                }
-                let outcome = self.case(case, folder).map_err(|e| e.in_case(&case.identifier));
-                if outcome.is_err() {
-                    let _ = fs::remove_file(partial(case, folder));
-                }
-                observer.advanced(
-                    "cases merged",
-                    done.fetch_add(1, Ordering::Relaxed) + 1,
-                    cases.len(),
-                );
-                outcome
-            })
-            .collect();
-        if outcomes
-            .iter()
-            .any(|outcome| matches!(outcome, Err(Error::Stopped)))
-        {
-            return Err(Error::Stopped);
-        }
-        Ok(outcomes)
+        on_each(cases, "cases merged", observer, |case| {
+            let outcome = self.case(case, folder).map_err(|e| e.in_case(&case.identifier));
+            if outcome.is_err() {
+                let _ = fs::remove_file(partial(case, folder));
+            }
+            outcome
+        })
     }
 
     /// Merges one case, class by class: of all members, one class is in memory at a time.

@@ -11,7 +11,6 @@ use std::{
 };
 
 use ndarray::Array3;
-use rayon::prelude::*;
 use schemas::nnunet::{DatasetJson, Label};
 
 pub use document::{PICKLE, read_steps, write_documents};
@@ -21,7 +20,7 @@ use crate::{
     Error, Result,
     evaluate::{Summary, evaluate_changed},
     image::Reader,
-    progress::Observer,
+    progress::{Observer, on_each},
 };
 
 /// What one step looks at.
@@ -165,26 +164,9 @@ pub fn apply_to_files(
     observer: &dyn Observer,
 ) -> Result<Vec<Result<()>>> {
     fs::create_dir_all(output).map_err(Error::io(output))?;
-    let done = std::sync::atomic::AtomicUsize::new(0);
-    let outcomes: Vec<_> = names
-        .par_iter()
-        .map(|name| {
-            if observer.stop_requested() {
-                return Err(Error::Stopped);
-            }
-            let outcome = apply_to_file(&input.join(name), &output.join(name), steps, reader);
-            let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-            observer.advanced("cases post-processed", done, names.len());
-            outcome
-        })
-        .collect();
-    if outcomes
-        .iter()
-        .any(|outcome| matches!(outcome, Err(Error::Stopped)))
-    {
-        return Err(Error::Stopped);
-    }
-    Ok(outcomes)
+    on_each(names, "cases post-processed", observer, |name| {
+        apply_to_file(&input.join(name), &output.join(name), steps, reader)
+    })
 }
 
 fn apply_to_file(input: &Path, output: &Path, steps: &[KeepLargest], reader: Reader) -> Result<()> {

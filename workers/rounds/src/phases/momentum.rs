@@ -66,7 +66,7 @@ pub fn load(
         .into_iter()
         .flatten()
         .map(|job| folder(site, job).join(update));
-    let Some(place) = places.find(|place| place.join(BUFFERS).exists()) else {
+    let Some(stored) = places.find_map(|place| read(&place).transpose()).transpose()? else {
         tracing::warn!(
             job = task.key.job,
             round = task.key.round,
@@ -74,7 +74,6 @@ pub fn load(
         );
         return Ok(fresh);
     };
-    let stored = read(&place)?.unwrap_or_default();
     Ok(match mode {
         Momentum::Average => MomentumState {
             buffers: fresh.buffers,

@@ -56,7 +56,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         _ => None,
     }
     .unzip();
-    let (mut trainer, base_digest) = trainer(site, task, context, &start, trained.flatten(), *total_epochs)?;
+    let (mut trainer, base_weights) = trainer(site, task, context, &start, trained.flatten(), *total_epochs)?;
     let payload = training(task)?;
     let watch = Watch(context);
     let mut reached = match reached {
@@ -133,7 +133,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     weights
         .check_finite()
         .map_err(|error| useless("nan-weights", &failure::of_error(error).message))?;
-    if digest_of(&weights) == base_digest {
+    if weights == base_weights {
         return Err(useless(
             "unchanged-weights",
             "training left the weights as they were",
@@ -185,7 +185,7 @@ struct Start<'a> {
     previous_update: Option<&'a str>,
 }
 
-/// The trainer of this round, behind what is `trained` of it, and the digest of the weights that the round starts from.
+/// The trainer of this round, behind what is `trained` of it, and the weights that the round starts from.
 fn trainer(
     site: &Site,
     task: &Task,
@@ -193,14 +193,13 @@ fn trainer(
     start: &Start,
     trained: Option<Trained>,
     total_epochs: u32,
-) -> Result<(Trainer, String), Failure> {
+) -> Result<(Trainer, StateDict), Failure> {
     let payload = training(task)?;
     let federation = &task.job.message.federation;
     let dataset = site.dataset(task)?;
     let planned = initial::planned(site, task, context, start.pooled, &dataset)?;
     planned.must_be(start.plans_digest)?;
     let base = base(site, task, context, &planned, start.base)?;
-    let base_digest = digest_of(&base.weights);
     let momentum = match &trained {
         Some(_) => MomentumState::default(),
         None => momentum::load(site, task, start.previous_update, base.momentum)?,
@@ -234,7 +233,8 @@ fn trainer(
             None => Ok(trainer),
         }
     };
-    Ok((make().map_err(failure::of_error)?, base_digest))
+    let trainer = make().map_err(failure::of_error)?;
+    Ok((trainer, base.weights))
 }
 
 /// The global weights by their source, with the averaged momentum where there is one.

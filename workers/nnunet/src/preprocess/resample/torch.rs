@@ -65,6 +65,11 @@ impl Steps {
         }
         Steps { low, high, weight }
     }
+
+    /// Along z, y and x.
+    fn of((depth, height, width): (usize, usize, usize), [z, y, x]: [usize; 3]) -> [Self; 3] {
+        [(depth, z), (height, y), (width, x)].map(|(inputs, outputs)| Steps::new(inputs, outputs))
+    }
 }
 
 /// For each of `outputs` positions along an axis, the voxel of `inputs` that a nearest mode takes.
@@ -98,11 +103,7 @@ pub(super) fn resize<T: Sample>(volume: ArrayView3<T>, shape: [usize; 3], mode: 
     }
     let volume = volume.as_standard_layout();
     let (depth, height, width) = volume.dim();
-    let (z, y, x) = (
-        Steps::new(depth, shape[0]),
-        Steps::new(height, shape[1]),
-        Steps::new(width, shape[2]),
-    );
+    let [z, y, x] = Steps::of(volume.dim(), shape);
     // Along x and y, plane by plane.
     let mut planes = Array3::<f32>::zeros((depth, shape[1], shape[2]));
     planes
@@ -186,12 +187,7 @@ pub(super) fn labels(volume: ArrayView3<i16>, shape: [usize; 3], mode: Mode, vot
         return pick(volume, shape, mode);
     }
     let volume = volume.as_standard_layout();
-    let (depth, height, width) = volume.dim();
-    let (z, y, x) = (
-        Steps::new(depth, shape[0]),
-        Steps::new(height, shape[1]),
-        Steps::new(width, shape[2]),
-    );
+    let [z, y, x] = Steps::of(volume.dim(), shape);
     let mut resized = Array3::<i16>::zeros(shape);
     let slabs = resized.axis_iter_mut(Axis(0)).into_par_iter().enumerate();
     slabs.for_each(|(k, mut slab)| {

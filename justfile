@@ -62,6 +62,10 @@ compare-federated data work rounds="20" iterations="10": setup setup-oracle buil
     federated score {{ work }} {{ work }}/rounds/Dataset*/nnUNetTrainer__nnUNetPlans__3d_fullres
     federated score {{ work }} {{ work }}/python
 
+# Compare ways to federate with pooled training, over seeds; hours. See tests/oracle/study.py
+study data work *arguments: setup setup-oracle build
+    .tools/oracle/bin/python tests/oracle/study.py {{ data }} {{ work }} target/release/rounds {{ arguments }}
+
 # Measure resampling and cropping alone
 bench-code: setup
     cargo bench --profile release -p nnunet

@@ -39,6 +39,20 @@ impl std::fmt::Display for Row<'_> {
     }
 }
 
+/// Adds a row on what was compared of a `dataset`, without times.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn compared(stage: &str, dataset: &str, compared: &str, difference: &str) -> Result<()> {
+    add(&Row {
+        stage,
+        dataset,
+        compared,
+        difference,
+        seconds: None,
+    })
+}
+
 /// Adds a row to the table.
 ///
 /// # Errors

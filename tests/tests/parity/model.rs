@@ -25,6 +25,7 @@ use schemas::{
     nnunet::{DatasetJson, Plans},
 };
 use serde_json::{Value, json};
+use tests::parity_table;
 
 /// Plans with a tiny network in 2D and 3D, a transposition, and a target spacing unlike the images'.
 pub fn plans() -> Value {
@@ -300,10 +301,12 @@ fn checkpoints_predictions_scores_and_averages_are_pythons() {
                     .join(kind)
                     .join(outcome.output.file_name().unwrap());
                 let (equal, labels) = agreement(&outcome.output, &theirs);
-                println!(
-                    "{configuration} {kind} {}: {equal:.6} of voxels equal, {labels} labels",
+                let what = format!(
+                    "{kind} {}: part of unlike voxels ({labels} labels)",
                     outcome.identifier
                 );
+                parity_table::compared("predict", configuration, &what, &format!("{:.1e}", 1.0 - equal))
+                    .unwrap();
                 assert!(
                     equal >= 0.9999,
                     "{configuration} {kind} {}: {equal}",

@@ -23,6 +23,7 @@ use schemas::{
 };
 use serde_json::{Value, json};
 use tch::Tensor;
+use tests::parity_table;
 
 use super::{
     model::{dataset, plans},
@@ -245,14 +246,14 @@ fn steps_and_checkpoints_are_pythons() {
         compare_logits(root, name, &Array4::from_shape_vec(shape, image.clone()).unwrap());
         (STEPS / 2..STEPS).for_each(|step| work.step(step));
         let weights = work.network.state_dict().unwrap();
-        for file in ["all", "continued"] {
-            let file = PthFile::open(&root.join(format!("{name}.{file}.pth"))).unwrap();
+        for kind in ["all", "continued"] {
+            let file = PthFile::open(&root.join(format!("{name}.{kind}.pth"))).unwrap();
             let python = file.momentum(&work.layout).unwrap();
             let weights = assert_close(name, &weights, &file.weights(&work.layout).unwrap());
             let memory = assert_close(name, &work.momentum(), &python);
-            println!(
-                "{name}: weights differ by {weights:.1e}, what is remembered by {memory:.1e}, of the largest of a tensor"
-            );
+            let what = format!("{kind} by Python: weights of a tensor's largest (memory {memory:.1e})");
+            let dataset = name.replace("nnUNetTrainer", "checkpoint ");
+            parity_table::compared("checkpoint", &dataset, &what, &format!("{weights:.1e}")).unwrap();
             // What Python wrote is a state to go on from.
             let momentum = MomentumState {
                 buffers: python,

@@ -68,6 +68,9 @@ pub struct SiteSettings {
     /// Threads for work on one task; the default is the number of cores.
     #[serde(default = "cores")]
     pub threads: usize,
+    /// Samples that the network sees at once in training, where the device holds no whole batch; none: the whole batch.
+    #[serde(default)]
+    pub micro_batch: Option<usize>,
     /// Bound on the cache of preprocessed cases; none: the disk's end. Cases of live jobs stay above it.
     #[serde(default)]
     pub cache_bytes: Option<ByteSize>,
@@ -139,6 +142,7 @@ impl SiteSettings {
             "devices: expected at least one of cpu, cuda, mps"
         );
         ensure!(self.threads > 0, "threads: expected at least 1");
+        ensure!(self.micro_batch != Some(0), "micro_batch: expected at least 1");
         for (index, dataset) in self.datasets.iter().enumerate() {
             names::check_token(&format!("datasets[{index}].id"), &dataset.id)?;
             ensure!(

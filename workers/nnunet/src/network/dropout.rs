@@ -19,12 +19,21 @@ pub(super) fn probability(op: Option<&str>, keywords: &Keywords, dimensions: usi
 }
 
 /// `x` (b, c, ...) with each channel of each sample zeroed with the chance `p`, the others multiplied by 1 / (1 - p).
+/// `random` is at its start; what it gives for the samples before `first_sample` is left out.
 #[cfg(feature = "torch")]
-pub(super) fn apply(x: &tch::Tensor, p: f64, random: &mut rand_chacha::ChaCha8Rng) -> Result<tch::Tensor> {
+pub(super) fn apply(
+    x: &tch::Tensor,
+    p: f64,
+    random: &mut rand_chacha::ChaCha8Rng,
+    first_sample: usize,
+) -> Result<tch::Tensor> {
     use rand::Rng;
 
     let mut shape = vec![1; x.dim()];
     shape[..2].copy_from_slice(&x.size()[..2]);
+    for _ in 0..first_sample * shape[1] as usize {
+        random.random::<f64>();
+    }
     let factors: Vec<f32> = (0..shape[0] * shape[1])
         .map(|_| match random.random::<f64>() < p {
             true => 0.0,
@@ -44,7 +53,7 @@ mod tests {
     #[test]
     fn whole_channels_drop_out_and_the_others_make_up_for_them() {
         let x = tch::Tensor::ones([50, 40, 3, 2], (tch::Kind::Float, tch::Device::Cpu));
-        let y = apply(&x, 0.25, &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
+        let y = apply(&x, 0.25, &mut ChaCha8Rng::seed_from_u64(1), 0).unwrap();
         let values = Vec::<f32>::try_from(y.view(-1)).unwrap();
         let channels: Vec<&[f32]> = values.chunks(6).collect();
         assert!(channels.iter().all(|c| c.iter().all(|v| *v == c[0])));
@@ -52,5 +61,12 @@ mod tests {
         assert!(kept.iter().all(|c| c[0] == 1.0 / 0.75));
         // 2000 channels: 500 +- 19.
         assert!((430..570).contains(&dropped.len()), "{}", dropped.len());
+    }
+
+    #[test]
+    fn a_part_of_a_batch_loses_the_same_channels() {
+        let x = tch::Tensor::ones([4, 40, 3, 2], (tch::Kind::Float, tch::Device::Cpu));
+        let apply = |x, first| apply(x, 0.25, &mut ChaCha8Rng::seed_from_u64(1), first).unwrap();
+        assert_eq!(apply(&x.narrow(0, 1, 2), 1), apply(&x, 0).narrow(0, 1, 2),);
     }
 }

@@ -11,7 +11,7 @@ use super::{
     arguments::Arguments,
     blocks::{ConvBlock, DecoderStage, Stage},
     nonlinearity::Nonlinearity,
-    norm::Norm,
+    norm::{Norm, NormKind},
 };
 use crate::{Error, Result};
 
@@ -107,6 +107,12 @@ impl Layout {
         self.aliases
             .iter()
             .map(|(key, i)| (key.as_str(), self.parameters[*i].name.as_str()))
+    }
+
+    /// Whether what a training pass does to a sample depends on the others of its batch, or leaves something behind.
+    pub fn couples_samples(&self) -> bool {
+        self.norm
+            .is_some_and(|norm| norm.kind == NormKind::Batch || norm.tracked)
     }
 
     /// 2 or 3.

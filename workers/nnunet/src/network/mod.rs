@@ -8,6 +8,7 @@ mod builder;
 mod dropout;
 mod initial_weights;
 mod layout;
+mod memory;
 mod nonlinearity;
 mod norm;
 mod state_dict;

@@ -16,9 +16,14 @@ use crate::{Error, Result};
 pub enum Mode<'a> {
     /// With running statistics, where there are any, and without dropout.
     Inference,
-    /// With the batch's statistics, which also move the running ones. The channels that drop out come from the
-    /// generator that the function gives for a layer's number.
-    Training(&'a dyn Fn(u64) -> ChaCha8Rng),
+    /// With the batch's statistics, which also move the running ones, and with dropout.
+    Training {
+        /// Gives the generator of a layer's number; the channels that drop out come from it.
+        draws: &'a dyn Fn(u64) -> ChaCha8Rng,
+        /// The place of the input's first sample in its batch: the same channels drop out of a sample, whichever part
+        /// of its batch is run at once.
+        first_sample: usize,
+    },
 }
 
 /// PlainConvUNet or ResidualEncoderUNet of the plans, its parameters on one device.
@@ -164,18 +169,18 @@ impl UNet {
 
     fn block(&self, x: &Tensor, block: &ConvBlock, mode: Mode) -> Result<Tensor> {
         let mut x = self.convolution(x, block.weight, block.bias, &block.stride, &block.padding, false)?;
-        if let (Some(p), Mode::Training(generator)) = (self.layout.dropout, mode)
+        if let (Some(p), Mode::Training { draws, first_sample }) = (self.layout.dropout, mode)
             && block.dropout
         {
             // The weight's place in the network is as good a number for the layer as any.
-            x = dropout::apply(&x, p, &mut generator(block.weight as u64))?;
+            x = dropout::apply(&x, p, &mut draws(block.weight as u64), first_sample)?;
         }
         let before_norm = block.activation && self.layout.nonlinearity_first;
         if before_norm {
             x = self.activate(x)?;
         }
         if let (Some(norm), Some(place)) = (&self.layout.norm, &block.norm) {
-            x = norm.apply(&x, place, &self.parameters, matches!(mode, Mode::Training(_)))?;
+            x = norm.apply(&x, place, &self.parameters, matches!(mode, Mode::Training { .. }))?;
         }
         if block.activation && !before_norm {
             x = self.activate(x)?;

@@ -2,6 +2,10 @@
 
 pub mod augment;
 pub mod batch;
+#[cfg(feature = "torch")]
+mod counting;
+#[cfg(feature = "torch")]
+mod gradient;
 pub mod loader;
 pub mod loss;
 mod nearest;

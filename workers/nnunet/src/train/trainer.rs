@@ -6,11 +6,13 @@ use schemas::{
     job::Device as JobDevice,
     nnunet::{DatasetJson, Plans},
 };
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::{
     augment::random::SampleKey,
     batch::{Batch, BatchSettings, BatchSource, Split, Target},
+    counting::Counting,
+    gradient::{MicroBatch, Passes},
     loader::Cases,
     loss::{Loss, deep_supervision_weights},
     network_of,
@@ -21,7 +23,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    network::{Layout, Mode, StateDict, UNet},
+    network::{Layout, StateDict, UNet},
     progress::Observer,
 };
 
@@ -51,6 +53,9 @@ pub struct TrainerSettings {
     pub total_epochs: usize,
     /// Whether the network computes in bfloat16; weights, gradients and loss stay in float32.
     pub bfloat16: bool,
+    /// Samples that the network sees at once, where the device holds no whole batch; None: the whole batch. Part of what
+    /// decides the bytes, as sums are rounded in another order.
+    pub micro_batch: Option<usize>,
     /// Threads of one libtorch operation. Part of what decides the bytes.
     pub threads: usize,
     /// Background threads that make batches. No part in the bytes.
@@ -98,8 +103,8 @@ pub struct Trainer {
     /// Labels that a voxel may have; empty with regions.
     labels: i16,
     ignore_label: Option<i16>,
-    classes: usize,
-    regions: bool,
+    counting: Counting,
+    micro_batch: MicroBatch,
 }
 
 impl Trainer {
@@ -181,8 +186,8 @@ impl Trainer {
             train,
             validation,
         )?;
+        let micro_batch = MicroBatch::new(settings.micro_batch, &layout)?;
         let network = UNet::new(layout, weights, device)?.in_bfloat16(settings.bfloat16);
-        let classes = if regions { heads } else { heads - 1 };
         Ok(Self {
             network,
             optimiser,
@@ -191,8 +196,11 @@ impl Trainer {
             source,
             labels: if regions { 2 } else { heads as i16 },
             ignore_label: ignore_label.filter(|_| !regions),
-            classes,
-            regions,
+            counting: Counting {
+                regions,
+                ignore_label: ignore_label.map(i64::from),
+            },
+            micro_batch,
             settings,
         })
     }
@@ -232,7 +240,7 @@ impl Trainer {
     pub fn validate(&self, epoch: usize, observer: &dyn Observer) -> Result<ValidationCounts> {
         set_threads(self.settings.threads);
         let iterations = self.settings.val_iterations_per_epoch;
-        let mut counts = ValidationCounts::new(self.classes);
+        let mut counts = ValidationCounts::new(self.counting.classes(self.network.layout().heads()));
         let batches = self
             .source
             .stream(Split::Validation, epoch as u64, 0..iterations as u64)?;
@@ -241,14 +249,14 @@ impl Trainer {
                 return Err(Error::Stopped);
             }
             let (data, targets) = self.to_device(&batch?)?;
-            let (outputs, loss) = tch::no_grad(|| self.forward(&data, &targets, Mode::Inference))?;
+            let (outputs, loss) = self.passes().validate(&data, &targets)?;
             let loss = loss.f_double_value(&[])?;
             if !loss.is_finite() {
                 return Err(not_finite("validation loss", epoch, iteration, loss));
             }
             counts.loss_sum += loss;
             counts.iterations += 1;
-            tch::no_grad(|| self.count(&outputs[0], &targets[0], &mut counts))?;
+            self.counting.add(&outputs[0], &targets[0], &mut counts)?;
             observer.advanced("validation iteration", iteration + 1, iterations);
         }
         Ok(counts)
@@ -335,111 +343,35 @@ impl Trainer {
             };
             key.generator()
         };
-        let (_, loss) = self.forward(data, targets, Mode::Training(&draws))?;
-        let value = loss.f_double_value(&[])?;
-        let forwarded = clock();
-        seconds.forward += forwarded - start;
+        let passes = self.passes();
+        let forwarded = passes.forward(data, targets, &draws)?;
+        let value = forwarded.loss.f_double_value(&[])?;
+        let forward_end = clock();
+        seconds.forward += forward_end - start;
         if !value.is_finite() {
             return Ok((value, 0.0));
         }
-        let used = self.network.used(self.loss.wanted_outputs());
-        let leaves: Vec<&Tensor> = self
-            .network
-            .parameters()
-            .iter()
-            .zip(&used)
-            .filter_map(|(p, used)| used.then_some(p))
-            .collect();
-        let scaled = loss.f_mul_scalar(self.optimiser.loss_scale())?;
-        let mut gradients = Tensor::f_run_backward(&[scaled], &leaves, false, false)?.into_iter();
-        let mut gradients: Vec<Option<Tensor>> = used
-            .iter()
-            .map(|used| if *used { gradients.next() } else { None })
-            .collect();
+        let scale = self.optimiser.loss_scale();
+        let mut gradients = passes.gradients(data, forwarded, scale, &draws)?;
         if let Some(proximal) = &self.proximal {
-            proximal.add(
-                self.network.parameters(),
-                &mut gradients,
-                self.optimiser.loss_scale(),
-            )?;
+            proximal.add(self.network.parameters(), &mut gradients, scale)?;
         }
-        let backwarded = clock();
-        seconds.backward += backwarded - forwarded;
+        let backward_end = clock();
+        seconds.backward += backward_end - forward_end;
         let norm = self
             .optimiser
             .step(self.network.parameters_mut(), gradients, learning_rate)?;
-        seconds.optimise += clock() - backwarded;
+        seconds.optimise += clock() - backward_end;
         Ok((value, norm))
     }
 
-    /// Outputs that have a weight, and the loss; in half precision on CUDA.
-    fn forward(&self, data: &Tensor, targets: &[Tensor], mode: Mode) -> Result<(Vec<Tensor>, Tensor)> {
-        let run = || {
-            let outputs = self.network.outputs(data, self.loss.wanted_outputs(), mode)?;
-            let loss = self.loss.forward(&outputs, targets)?;
-            Ok((outputs, loss))
-        };
-        if matches!(self.network.device(), Device::Cuda(_)) && !self.settings.bfloat16 {
-            tch::autocast(true, run)
-        } else {
-            run()
+    fn passes(&self) -> Passes<'_> {
+        Passes {
+            network: &self.network,
+            loss: &self.loss,
+            autocast: !self.settings.bfloat16,
+            micro_batch: self.micro_batch,
         }
-    }
-
-    fn count(&self, output: &Tensor, target: &Tensor, counts: &mut ValidationCounts) -> Result<()> {
-        let heads = output.size()[1];
-        if !self.regions {
-            let truth = target.f_select(1, 0)?.f_to_kind(Kind::Int64)?;
-            // Cells of the confusion matrix; a voxel to ignore falls into a row of its own, after the last.
-            let truth = match self.ignore_label {
-                Some(ignore) => truth.f_masked_fill(&truth.f_eq(i64::from(ignore))?, heads)?,
-                None => truth,
-            };
-            let cells = truth.f_mul_scalar(heads)?.f_add(&output.f_argmax(1, false)?)?;
-            let cells = cells
-                .f_reshape([-1])?
-                .f_bincount(None::<&Tensor>, heads * (heads + 1))?;
-            let cells: Vec<i64> = Vec::try_from(cells.f_to_device(Device::Cpu)?)?;
-            let n = heads as usize;
-            for class in 1..n {
-                let tp = cells[class * n + class];
-                let predicted: i64 = (0..n).map(|truth| cells[truth * n + class]).sum();
-                let actual: i64 = cells[class * n..(class + 1) * n].iter().sum();
-                counts.true_positives[class - 1] += tp as u64;
-                counts.false_positives[class - 1] += (predicted - tp) as u64;
-                counts.false_negatives[class - 1] += (actual - tp) as u64;
-            }
-            return Ok(());
-        }
-        let predicted = output.f_sigmoid()?.f_gt(0.5)?;
-        let truth = target.f_narrow(1, 0, heads)?.f_ne(0)?;
-        let valid = if target.size()[1] > heads {
-            target.f_narrow(1, heads, 1)?.f_eq(0)?
-        } else {
-            Tensor::f_ones([1], (Kind::Bool, target.device()))?
-        };
-        let mut axes: Vec<i64> = (0..output.dim() as i64).collect();
-        axes.remove(1);
-        let sum = |cells: &Tensor| -> Result<Vec<i64>> {
-            let sum = cells
-                .f_logical_and(&valid)?
-                .f_sum_dim_intlist(&axes[..], false, Kind::Int64)?;
-            Ok(Vec::try_from(sum.f_to_device(Device::Cpu)?)?)
-        };
-        let tp = sum(&predicted.f_logical_and(&truth)?)?;
-        let fp = sum(&predicted.f_logical_and(&truth.f_logical_not()?)?)?;
-        let fn_ = sum(&predicted.f_logical_not()?.f_logical_and(&truth)?)?;
-        for (total, new) in [
-            (&mut counts.true_positives, tp),
-            (&mut counts.false_positives, fp),
-            (&mut counts.false_negatives, fn_),
-        ] {
-            total
-                .iter_mut()
-                .zip(new)
-                .for_each(|(total, n)| *total += n as u64);
-        }
-        Ok(())
     }
 
     /// The batch as tensors on the device.

@@ -187,6 +187,7 @@ impl Up {
                 devices: self.devices.clone(),
                 models: self.models.clone(),
                 threads: cores(),
+                micro_batch: None,
                 cache_bytes: None,
                 metrics: None,
             });

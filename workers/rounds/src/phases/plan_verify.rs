@@ -17,6 +17,8 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     let dataset = site.dataset(task)?;
     let checkpoint_digest = initial::checkpoint_digest(site, task, context)?;
     let planned = initial::planned(site, task, context, pooled, &dataset)?;
+    // Known now, before hours of preprocessing.
+    planned.must_fit(site, task)?;
     let split = site.split(&dataset, training(task)?.fold_id)?;
     let weights = initial::weights(site, task, context, &planned)?;
 

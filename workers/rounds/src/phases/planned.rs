@@ -4,7 +4,7 @@
 use nnunet::{
     network::{Layout, StateDict, initial_weights},
     plan::{Options, Planner, plan_experiment},
-    train::network_of,
+    train::{TrainerVariant, network_of},
 };
 use pipeline::worker::TaskContext;
 use schemas::{
@@ -14,7 +14,11 @@ use schemas::{
 };
 use serde_json::Value;
 
-use super::{failure, fetch_json, training};
+use super::{failure, fetch_json, train_round::device_of, training};
+use crate::{
+    free_memory::{self, Need},
+    site::Site,
+};
 
 /// The pooled documents and the plans.
 pub struct Planned {
@@ -91,6 +95,21 @@ impl Planned {
             self.dataset_json.segmentation_heads(),
         )
         .map_err(failure::of_error)
+    }
+
+    /// Fails where the device that the job gives this site has too little memory for an iteration.
+    pub fn must_fit(&self, site: &Site, task: &Task) -> Result<(), Failure> {
+        let device = device_of(site, task)?;
+        let need = Need {
+            variant: TrainerVariant::by_name(&self.trainer_name).map_err(failure::of_error)?,
+            configuration: &self.configuration,
+            layout: &self.layout()?,
+            device,
+            bfloat16: task.job.message.federation.bfloat16,
+            micro_batch: site.settings.micro_batch,
+        };
+        need.check(free_memory::of_device(device))
+            .map_err(|reason| Failure::retryable("out-of-memory", reason))
     }
 
     /// The weights of a training that starts from no checkpoint.

@@ -204,6 +204,7 @@ fn trainer(
         Some(_) => MomentumState::default(),
         None => momentum::load(site, task, start.previous_update, base.momentum)?,
     };
+    planned.must_fit(site, task)?;
     let split = site.split(&dataset, payload.fold_id)?;
     let folder = cases_of(site, task, context, &dataset, &planned, &split)?;
     let open = |identifiers: Vec<String>| StoredCases::open(&folder, identifiers).map(Arc::new);
@@ -216,6 +217,7 @@ fn trainer(
         val_iterations_per_epoch: federation.val_iterations_per_epoch as usize,
         total_epochs: total_epochs as usize,
         bfloat16: federation.bfloat16,
+        micro_batch: site.settings.micro_batch,
         threads: site.settings.threads,
         loader_threads: site.settings.threads.min(8),
         configuration: payload.model_configuration.as_str().to_owned(),

@@ -164,10 +164,11 @@ install-pretrained-model-from-zip
 ";
 
 /// What Rounds adds, as the help says.
-const OWN: [&str; 4] = [
+const OWN: [&str; 5] = [
     "bfloat16 flag",
     "iterations-per-epoch one 250",
     "val-iterations-per-epoch one 50",
+    "micro-batch one -",
     "seed one 0",
 ];
 

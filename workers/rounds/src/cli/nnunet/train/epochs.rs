@@ -16,7 +16,10 @@ use schemas::nnunet::python_json;
 use serde_json::Value;
 
 use super::{experiment::Experiment, log::unix_seconds};
-use crate::cli::nnunet::progress::Progress;
+use crate::{
+    cli::nnunet::progress::Progress,
+    free_memory::{self, Need},
+};
 
 /// A checkpoint_latest is written every so many epochs.
 const SAVE_EVERY: usize = 50;
@@ -163,6 +166,16 @@ pub fn train(experiment: &mut Experiment, mut state: State) -> anyhow::Result<St
 }
 
 fn trainer(experiment: &Experiment, state: &State) -> anyhow::Result<Trainer> {
+    let need = Need {
+        variant: &experiment.variant,
+        configuration: &experiment.configuration,
+        layout: &experiment.layout,
+        device: experiment.device,
+        bfloat16: experiment.bfloat16,
+        micro_batch: experiment.micro_batch,
+    };
+    need.check(free_memory::of_device(experiment.device))
+        .map_err(anyhow::Error::msg)?;
     let settings = TrainerSettings {
         plans: experiment.plans.clone(),
         configuration: experiment.configuration_name.clone(),
@@ -175,6 +188,7 @@ fn trainer(experiment: &Experiment, state: &State) -> anyhow::Result<Trainer> {
         val_iterations_per_epoch: experiment.val_iterations,
         total_epochs: experiment.variant.epochs,
         bfloat16: experiment.bfloat16,
+        micro_batch: experiment.micro_batch,
         threads: experiment.threads,
         loader_threads: experiment.loader_threads,
     };

@@ -60,6 +60,8 @@ pub struct Experiment {
     pub val_iterations: usize,
     /// Whether the network computes in bfloat16.
     pub bfloat16: bool,
+    /// Samples that the network sees at once.
+    pub micro_batch: Option<usize>,
     /// Threads of libtorch.
     pub threads: usize,
     /// Threads that make batches.
@@ -129,6 +131,7 @@ impl Experiment {
             iterations: command.iterations as usize,
             val_iterations: command.val_iterations as usize,
             bfloat16: command.bfloat16,
+            micro_batch: command.micro_batch,
             // On an accelerator the processor's threads are the loader's, as in nnU-Net.
             threads: if command.device == Device::Cpu { cores } else { 1 },
             loader_threads: threads::loader_threads()?,
@@ -193,6 +196,7 @@ impl Experiment {
             "patch_size": self.configuration.patch_size,
             "seed": self.seed,
             "bfloat16": self.bfloat16,
+            "micro_batch": self.micro_batch,
             "threads": self.threads,
             "loader_threads": self.loader_threads,
             "preprocessed_dataset_folder": self.cases,

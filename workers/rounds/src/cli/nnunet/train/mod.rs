@@ -73,6 +73,10 @@ pub struct Train {
     /// The network computes in bfloat16, where the processor has it: faster; not in nnU-Net
     #[arg(long = "bfloat16")]
     bfloat16: bool,
+    /// Samples that the network sees at once, where the device holds no whole batch: the gradient is still the whole
+    /// batch's; not in nnU-Net
+    #[arg(long = "micro-batch", value_name = "N")]
+    micro_batch: Option<usize>,
     /// Seeds initial weights and every random draw; not in nnU-Net
     #[arg(long = "seed", value_name = "N", default_value_t = 0)]
     seed: u64,

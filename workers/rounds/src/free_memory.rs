@@ -1,0 +1,207 @@
+//! Whether a device has the memory that a training needs, before it starts.
+
+use std::{fs, process::Command};
+
+use nnunet::{
+    network::Layout,
+    train::{TrainerVariant, loss::deep_supervision_weights},
+};
+use schemas::{job::Device, nnunet::Configuration};
+
+use crate::byte_size::ByteSize;
+
+/// What a training iteration needs of a device.
+pub struct Need<'a> {
+    /// The trainer.
+    pub variant: &'a TrainerVariant,
+    /// The configuration of the plans.
+    pub configuration: &'a Configuration,
+    /// The network that the trainer builds.
+    pub layout: &'a Layout,
+    /// Where it trains.
+    pub device: Device,
+    /// Whether the network computes in bfloat16.
+    pub bfloat16: bool,
+    /// Samples that the network sees at once; None: the whole batch.
+    pub micro_batch: Option<usize>,
+}
+
+impl Need<'_> {
+    /// Fails with a sentence where `memory` bytes are too few, saying which micro-batch would do.
+    pub fn check(&self, memory: Option<u64>) -> Result<(), String> {
+        let Some(memory) = memory else {
+            return Ok(());
+        };
+        let batch = self.batch();
+        let samples = self.micro_batch.unwrap_or(batch).min(batch);
+        let needed = self.bytes(samples);
+        if needed <= memory {
+            return Ok(());
+        }
+        let fitting = (1..samples).rev().find(|&samples| self.bytes(samples) <= memory);
+        let way_out = match fitting {
+            Some(_) if self.layout.couples_samples() => {
+                "batch norm cannot be split into micro-batches".to_owned()
+            }
+            Some(samples) => format!(
+                "micro_batch = {samples} in the site's settings (--micro-batch of rounds nnunet train) would need {}",
+                ByteSize(self.bytes(samples))
+            ),
+            None => format!("a micro_batch of 1 would still need {}", ByteSize(self.bytes(1))),
+        };
+        Err(format!(
+            "training {} samples at a time needs about {} of memory, {} has {} free; {way_out}",
+            samples,
+            ByteSize(needed),
+            self.device.as_str(),
+            ByteSize(memory),
+        ))
+    }
+
+    fn batch(&self) -> usize {
+        self.variant.batch_size.unwrap_or(self.configuration.batch_size)
+    }
+
+    fn bytes(&self, samples: usize) -> u64 {
+        let outputs = if self.variant.deep_supervision {
+            let weights = deep_supervision_weights(self.layout.outputs());
+            weights.iter().filter(|&&weight| weight > 0.0).count()
+        } else {
+            1
+        };
+        let value = if self.bfloat16 || self.device == Device::Cuda {
+            2
+        } else {
+            4
+        };
+        self.layout.training_bytes(
+            &self.configuration.patch_size,
+            outputs,
+            (samples, self.batch()),
+            value,
+            self.variant.optimiser.memory().len(),
+        )
+    }
+}
+
+/// Bytes that a training on `device` may take; None where nobody says. Of a CUDA device it is all of its memory: what
+/// libtorch keeps from an earlier task of this process looks taken, and is not.
+pub fn of_device(device: Device) -> Option<u64> {
+    match device {
+        Device::Cpu => available(&fs::read_to_string("/proc/meminfo").ok()?)
+            .map(|bytes| bytes.min(control_group().unwrap_or(u64::MAX))),
+        Device::Cuda => {
+            let query = [
+                "--query-gpu=memory.total",
+                "--format=csv,noheader,nounits",
+                "--id=0",
+            ];
+            let said = Command::new("nvidia-smi").args(query).output().ok()?;
+            mebibytes(&String::from_utf8(said.stdout).ok()?)
+        }
+        Device::Mps => None,
+    }
+}
+
+/// What the container that this runs in has left (cgroup v2).
+fn control_group() -> Option<u64> {
+    let number = |file: &str| -> Option<u64> {
+        fs::read_to_string(format!("/sys/fs/cgroup/{file}"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    };
+    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+}
+
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim()
+        .strip_suffix(" kB")?
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
+}
+
+fn mebibytes(said: &str) -> Option<u64> {
+    said.lines()
+        .next()?
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use nnunet::train::network_of;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_is_read() {
+        let meminfo = "MemTotal:       24683520 kB\nMemAvailable:    1000 kB\nBuffers: 1 kB\n";
+        assert_eq!(available(meminfo), Some(1_024_000));
+        assert_eq!(available("MemTotal: 1 kB\n"), None);
+        assert_eq!(mebibytes("81559\n"), Some(81559 << 20));
+        assert_eq!(mebibytes("[N/A]\n"), None);
+        #[cfg(target_os = "linux")]
+        assert!(of_device(Device::Cpu).is_some_and(|bytes| bytes > 1 << 20));
+    }
+
+    #[test]
+    fn too_little_memory_is_said_with_what_would_fit() {
+        let configuration: Configuration = serde_json::from_value(json!({
+            "data_identifier": "x", "batch_size": 4, "patch_size": [64, 64], "spacing": [1.0, 1.0],
+            "normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [false], "batch_dice": true,
+            "resampling_fn_data": "", "resampling_fn_seg": "", "resampling_fn_probabilities": "",
+            "resampling_fn_data_kwargs": {}, "resampling_fn_seg_kwargs": {}, "resampling_fn_probabilities_kwargs": {},
+            "architecture": {
+                "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+                "arch_kwargs": {
+                    "n_stages": 2, "features_per_stage": [32, 64], "conv_op": "torch.nn.modules.conv.Conv2d",
+                    "kernel_sizes": [[3, 3], [3, 3]], "strides": [[1, 1], [2, 2]], "n_conv_per_stage": [2, 2],
+                    "n_conv_per_stage_decoder": [2], "conv_bias": true,
+                    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+                    "norm_op_kwargs": {"eps": 1e-5, "affine": true}, "dropout_op": null, "dropout_op_kwargs": null,
+                    "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": true}
+                },
+                "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]
+            },
+        }))
+        .unwrap();
+        let check = |trainer: &str, micro_batch, memory| {
+            let variant = TrainerVariant::by_name(trainer).unwrap();
+            let architecture = network_of(trainer, &configuration.architecture);
+            let need = Need {
+                variant,
+                configuration: &configuration,
+                layout: &Layout::new(&architecture, 1, 3).unwrap(),
+                device: Device::Cpu,
+                bfloat16: false,
+                micro_batch,
+            };
+            (need.check(memory), [1, 2, 4].map(|samples| need.bytes(samples)))
+        };
+        let trainer = "nnUNetTrainer";
+        let (_, [one, two, four]) = check(trainer, None, None);
+        assert!(one < two && two < four);
+        check(trainer, None, None).0.unwrap();
+        check(trainer, None, Some(four)).0.unwrap();
+        check(trainer, Some(2), Some(two)).0.unwrap();
+        let error = check(trainer, None, Some(two)).0.unwrap_err();
+        assert!(
+            error.contains("4 samples") && error.contains("micro_batch = 2"),
+            "{error}"
+        );
+        assert!(error.contains(&ByteSize(four).to_string()), "{error}");
+        let error = check(trainer, Some(2), Some(one - 1)).0.unwrap_err();
+        assert!(error.contains("a micro_batch of 1 would still need"), "{error}");
+        let error = check("nnUNetTrainerBN", None, Some(two)).0.unwrap_err();
+        assert!(error.contains("batch norm cannot be split"), "{error}");
+    }
+}

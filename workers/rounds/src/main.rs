@@ -3,6 +3,7 @@
 //! - `cli/`: one command, one file.
 //! - `phases/`: one phase, one file: task in, one call into `nnunet`, result out.
 //! - `memory.rs`: what the process keeps between the iterations of a training.
+//! - `gpu.rs`: what the driver says of the accelerators.
 //! - `settings.rs`: what a site and an orchestrator are told.
 //! - `site.rs`: the folder that all workers of a site share; `job_folder.rs`: what is in it for one job;
 //!   `room.rs`: how large its cache of cases gets; `gc.rs`: what in it no live job needs.
@@ -11,6 +12,7 @@ mod byte_size;
 mod cli;
 mod device;
 mod gc;
+mod gpu;
 mod job_folder;
 mod memory;
 mod parts;

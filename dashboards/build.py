@@ -91,7 +91,7 @@ def custom(panel):
     """How lines are drawn."""
     if panel.kind != "timeseries":
         return {}
-    return {"custom": {"lineWidth": 1, "fillOpacity": 8, "showPoints": "auto", "spanNulls": 60000}}
+    return {"custom": {"lineWidth": 1, "fillOpacity": 0, "showPoints": "auto", "spanNulls": 60000}}
 
 
 def field_config(panel):

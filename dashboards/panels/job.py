@@ -42,7 +42,7 @@ DASHBOARD = Dashboard(
             trend=True,
         ),
         stat(
-            "Updates of this round",
+            "Updates in",
             "Sites that have answered, of those that the round was released to.",
             (
                 one("job", "rounds_round_updates_received", JOB)

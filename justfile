@@ -75,6 +75,32 @@ lint: setup
     cargo fmt --all --check
     cargo clippy --release --workspace --all-targets -- -D warnings
 
+# Check dashboards, alerts and runbooks: their form, and each panel of a real job that a real Prometheus reads. The
+# tests' build makes the program: another choice of packages would compile torch-sys anew
+check-dashboards *arguments: setup
+    cargo test --release --workspace --no-run
+    {{ python }} deploy/setup/checks.py {{ tools }}/checks prometheus
+    {{ python }} dashboards/build.py --check
+    {{ tools }}/checks/bin/python dashboards/check.py target/release/rounds {{ tools }}/mni {{ arguments }}
+
+# Draw the dashboards as dashboards/screenshots from a Prometheus that `just check-dashboards --keep FOLDER` left; 430 MB
+screenshots address start end:
+    {{ python }} deploy/setup/checks.py {{ tools }}/checks screenshots
+    {{ python }} dashboards/shots/shots.py {{ tools }}/checks/screenshots/node_modules {{ address }} {{ start }} {{ end }}
+
+# Check what deploy/ ships with the tools of those who read it
+check-deploy:
+    {{ python }} deploy/setup/checks.py {{ tools }}/checks deploy
+    NODE_MODULES={{ tools }}/checks/deploy/node_modules {{ python }} deploy/check.py {{ tools }}/checks/bin
+
+# Show the queue as KEDA reads it, and how long 1, 2 and 4 workers take to preprocess an nnU-Net raw data set
+scaling data: build
+    {{ python }} deploy/scaling.py target/release/rounds {{ data }}
+
+# Write the table of dashboards/METRICS.md anew from the code
+metrics: setup
+    ROUNDS_WRITE_METRICS=1 cargo test --release --workspace --test system -- the_table_of_metrics
+
 # Write schemas/v1 anew from the types
 schemas: setup
     ROUNDS_WRITE_SCHEMAS=1 cargo test --release -p schemas --test published

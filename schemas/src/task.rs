@@ -395,6 +395,9 @@ pub enum TaskOutput {
         /// Digest of those weights.
         #[serde(default)]
         base: String,
+        /// Length (L2) of what the round added to the weights; none for a scoring pass.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        update_norm: Option<f64>,
     },
     /// average pass 0.
     Averaged {

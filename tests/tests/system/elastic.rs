@@ -97,7 +97,10 @@ fn what_is_drained_cancelled_and_resumed_ends_in_the_same_bytes(
     // Nobody works on it any more.
     for site in SITES {
         federation
-            .measured(site, "rounds_tasks_in_flight{phase=\"train-round\"} 0")
+            .measured(
+                site,
+                &format!("rounds_tasks_in_flight{{phase=\"train-round\",site=\"{site}\"}} 0"),
+            )
             .unwrap();
     }
     let refused = federation

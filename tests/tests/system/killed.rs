@@ -85,7 +85,7 @@ fn train(killing: bool) -> (Finished, Vec<u8>) {
     if killing {
         assert!(left.is_empty(), "{left:?} was not killed");
         // The site died at its work: its next process got the same task once more.
-        let again = "rounds_task_redeliveries_total{phase=\"train-round\"} 1";
+        let again = "rounds_task_redeliveries_total{phase=\"train-round\",site=\"beta\"} 1";
         federation.measured("beta", again).unwrap();
     }
     let model = federation.download(&job).unwrap();

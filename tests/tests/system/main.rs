@@ -3,11 +3,13 @@
 mod cache;
 mod continuation;
 mod descriptors;
+mod doctor;
 mod elastic;
 mod house;
 mod initial_checkpoint;
 mod job;
 mod killed;
+mod measured;
 mod plain_client;
 mod predict_with_python;
 mod refused;

@@ -2,10 +2,23 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use async_nats::datetime::DateTime;
+
 /// Now, RFC 3339 in UTC with seconds.
 pub fn now() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     rfc3339(since.map(|duration| duration.as_secs()).unwrap_or(0))
+}
+
+/// Now, in seconds since 1970.
+pub fn unix() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
+}
+
+/// A time of the server, in seconds since 1970.
+pub(crate) fn seconds(time: DateTime) -> f64 {
+    time.unix_timestamp_nanos() as f64 / 1e9
 }
 
 /// The time so many seconds from now, RFC 3339 in UTC, rounded up to a second.

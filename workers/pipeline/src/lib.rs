@@ -7,7 +7,7 @@
 //! - [`conductor`], results in, next releases and tasks out.
 //! - [`worker`], one phase of one site: task in, result out.
 //! - [`client`], what a user does with jobs; [`known`], which jobs have ended.
-//! - [`metrics`], Prometheus.
+//! - [`metrics`], Prometheus; [`probe`], whether a site could work.
 
 pub mod artifacts;
 pub mod client;
@@ -18,6 +18,7 @@ mod error;
 pub mod gate;
 pub mod known;
 pub mod metrics;
+pub mod probe;
 pub mod publish;
 pub mod server;
 pub mod streams;

@@ -8,9 +8,9 @@ use pipeline::{
     conductor::Conductor,
     connection::Connection,
     gate::Gate,
-    metrics::Metrics,
+    metrics::{self, Metrics},
     streams::{self, Pace, StreamSettings},
-    worker::{self, Phase, Worker, WorkerSettings},
+    worker::{self, Activity, Phase, Worker, WorkerSettings},
 };
 use schemas::{
     PROTOCOL_VERSION,
@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    gpu,
     phases::{Aggregate, Average, Fingerprint, Infer, PlanVerify, Preprocess, TrainRound},
     site::Site,
 };
@@ -79,6 +80,7 @@ pub async fn run_site(
     site: Arc<Site>,
     phases: &[names::Phase],
     gate: Gate,
+    activity: Activity,
     metrics: Metrics,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -88,7 +90,14 @@ pub async fn run_site(
         site.settings.root.join("deliveries"),
     );
     settings.gate = Some(gate);
+    settings.activity = activity;
     let mut workers = JoinSet::new();
+    say_metrics(&mut workers, &connection, &settings, &metrics, &stop);
+    workers.spawn(gpu::watch(
+        metrics.clone(),
+        site.settings.site.clone(),
+        stop.clone(),
+    ));
     for &phase in phases {
         let (connection, settings, metrics, stop) = (
             connection.clone(),
@@ -152,6 +161,12 @@ pub async fn run_orchestrator(
     streams::set_up_site(&connection, names::ORCHESTRATOR, Pace::default()).await?;
     let settings = WorkerSettings::new(names::ORCHESTRATOR, VERSION, root.join("deliveries"));
     let mut workers = JoinSet::new();
+    say_metrics(&mut workers, &connection, &settings, &metrics, &stop);
+    let (heard, listened, ended) = (metrics.clone(), connection.clone(), stop.clone());
+    workers.spawn(async move {
+        metrics::listen(heard, listened, ended).await;
+        Ok(())
+    });
     start(
         &mut workers,
         connection.clone(),
@@ -178,6 +193,26 @@ pub async fn run_orchestrator(
     workers.spawn(async move { conductor.run(conducted).await });
     tracing::info!("orchestrator ready");
     until_all_end(workers, &stop).await
+}
+
+/// Says what of the process's metrics leaves the site.
+fn say_metrics(
+    workers: &mut JoinSet<Result<(), pipeline::Error>>,
+    connection: &Connection,
+    settings: &WorkerSettings,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) {
+    let (spoken, connection, stop) = (metrics.clone(), connection.clone(), stop.clone());
+    let who = metrics::Speaker {
+        site: settings.site.clone(),
+        worker: settings.name.clone(),
+        version: settings.version.clone(),
+    };
+    workers.spawn(async move {
+        metrics::beat(spoken, connection, who, stop).await;
+        Ok(())
+    });
 }
 
 fn start<P: Phase>(

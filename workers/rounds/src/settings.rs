@@ -71,6 +71,9 @@ pub struct SiteSettings {
     /// Samples that the network sees at once in training, where the device holds no whole batch; none: the whole batch.
     #[serde(default)]
     pub micro_batch: Option<usize>,
+    /// Tasks of preprocess, train-round and infer that one machine works on at once.
+    #[serde(default = "one")]
+    pub slots: usize,
     /// Bound on the cache of preprocessed cases; none: the disk's end. Cases of live jobs stay above it.
     #[serde(default)]
     pub cache_bytes: Option<ByteSize>,
@@ -115,6 +118,10 @@ fn cpu() -> Vec<Device> {
     vec![Device::Cpu]
 }
 
+fn one() -> usize {
+    1
+}
+
 /// The number of cores this process may use.
 pub fn cores() -> usize {
     available_parallelism().map_or(1, |n| n.get())
@@ -133,7 +140,7 @@ impl SiteSettings {
         Ok(settings)
     }
 
-    /// Checks names, folders and devices.
+    /// Checks names and folders.
     pub fn check(&self) -> anyhow::Result<()> {
         names::check_site("site", &self.site)?;
         ensure!(!self.datasets.is_empty(), "datasets: expected at least one");
@@ -152,10 +159,15 @@ impl SiteSettings {
             );
             dataset.dataset_id()?;
         }
-        for device in &self.devices {
-            crate::device::check_present(*device)?;
-        }
+        ensure!(self.slots > 0, "slots: expected at least 1");
         Ok(())
+    }
+
+    /// Checks that this build and this machine have the devices.
+    pub fn check_devices(&self) -> anyhow::Result<()> {
+        self.devices
+            .iter()
+            .try_for_each(|device| crate::device::check_present(*device))
     }
 
     /// The settings of a data set.
@@ -246,6 +258,11 @@ mod tests {
         let [dataset] = &site.datasets[..] else { panic!() };
         assert_eq!((dataset.labels.len(), dataset.channels.len()), (3, 2));
         OrchestratorSettings::read(&samples.join("orchestrator.toml")).unwrap();
+        let overlays = samples.join("../kubernetes/overlays");
+        for site in ["site-cpu", "site-gpu"] {
+            SiteSettings::read(&overlays.join(site).join("site.toml")).unwrap();
+        }
+        OrchestratorSettings::read(&overlays.join("hub/orchestrator.toml")).unwrap();
     }
 
     #[test]

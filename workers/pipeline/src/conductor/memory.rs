@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use bytes::Bytes;
 use schemas::event::Event;
 
-use super::{record::Record, submit::Known};
+use super::{record::Record, report::Seen, submit::Known};
 use crate::{subjects, tail::Tailed};
 
 /// What a conductor keeps in memory; all of it comes from the streams.
@@ -25,6 +25,8 @@ pub(super) struct Memory {
     pub forgotten: BTreeSet<String>,
     /// What was done for a job, so that it is not done at every change.
     pub done: HashMap<String, HashSet<String>>,
+    /// When it happened, for the metrics.
+    pub seen: Seen,
 }
 
 impl Memory {

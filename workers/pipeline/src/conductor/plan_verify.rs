@@ -1,7 +1,7 @@
 //! plan-verify: every site plans, and all must have planned the same.
 
 use schemas::{
-    event::Event,
+    event::{Event, Release},
     names::Phase,
     task::{Failure, Pooled, TaskInput, TaskOutput},
 };
@@ -11,7 +11,7 @@ use super::{
     differ,
     next::{Job, Outputs},
     preprocess,
-    record::{Record, Step},
+    record::{Record, ShardState, Step},
 };
 
 /// One site's plans.
@@ -57,6 +57,18 @@ pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> 
 /// What every site planned, in site order; empty before that is known.
 pub(super) fn sites(record: &Record) -> Vec<SitePlans> {
     read(&record.outputs_of(Step::once(Phase::PlanVerify, 0)))
+}
+
+/// What the sites planned that have answered, in site order, whether it counts or not.
+pub(super) fn planned(record: &Record, release: &Release) -> Vec<SitePlans> {
+    let done = release
+        .work
+        .iter()
+        .filter_map(|work| match record.shard(release, &work.site, 0) {
+            ShardState::Done(output) => Some((work.site.clone(), vec![output.clone()])),
+            _ => None,
+        });
+    read(&done.collect::<Vec<_>>())
 }
 
 fn read(outputs: &Outputs) -> Vec<SitePlans> {

@@ -17,7 +17,7 @@ use super::{
     memory::Memory,
     next::{Action, is_settled, next},
     record::Record,
-    report::report,
+    report::{SERIES_KEPT, report},
     submit::Known,
 };
 use crate::{
@@ -35,8 +35,6 @@ const READ_AHEAD: usize = 1_024;
 const AT_ONCE: usize = 16;
 /// Before a failed action is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Metrics of an ended job are shown for so long.
-const SERIES_KEPT: Duration = Duration::from_secs(3_600);
 
 /// What the binary knows of a message that this crate does not, such as the trainers' names.
 /// Gives warnings for the submitter, or the field that is wrong.
@@ -88,6 +86,7 @@ impl Conductor {
                     let mut next = Some(message);
                     while let Some(message) = next {
                         pass(&mut jobs_left, message.sequence);
+                        memory.seen.message(&message, jobs_left.is_some(), &memory.settled);
                         memory.event(&message);
                         next = jobs.try_recv().ok();
                     }
@@ -96,6 +95,7 @@ impl Conductor {
                     let mut next = Some(message);
                     while let Some(message) = next {
                         pass(&mut results_left, message.sequence);
+                        memory.seen.message(&message, results_left.is_some(), &memory.settled);
                         memory.result(&message);
                         next = results.try_recv().ok();
                     }
@@ -140,7 +140,7 @@ impl Conductor {
             let Some(record) = memory.records.get(&job) else {
                 continue;
             };
-            report(&self.metrics, record);
+            report(&self.metrics, record, &mut memory.seen);
             let done = memory.done.entry(job.clone()).or_default();
             let todo: Vec<(String, Action)> = next(record)
                 .into_iter()
@@ -170,6 +170,7 @@ impl Conductor {
                 Some(_) => drop(memory.changed.insert(job)),
                 None if settled => {
                     self.forget_later(&job);
+                    memory.seen.forget(&job);
                     memory.settle(job);
                 }
                 None => {}
@@ -182,6 +183,7 @@ impl Conductor {
         for job in std::mem::take(&mut memory.forgotten) {
             match Record::load(&self.connection, &job).await {
                 Ok(record) => {
+                    memory.seen.counted(&job, &record);
                     memory.records.insert(job.clone(), record);
                     memory.changed.insert(job);
                 }

@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 
 use super::{deliveries::Deliveries, stopped};
 use crate::{
-    Error, artifacts,
+    Error, artifacts, clock,
     connection::Connection,
     known::{self, Known},
     metrics::Metrics,
@@ -92,11 +92,10 @@ impl TaskContext {
             shard,
             ..
         } = self.key.clone();
-        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         self.metrics
             .task_progress_timestamp
-            .with_label_values(&[phase.as_str()])
-            .set(time.unwrap_or_default().as_secs_f64());
+            .with_label_values(&[&*site, phase.as_str()])
+            .set(clock::unix());
         let subject = subjects::progress(&site, &job);
         let progress = Progress {
             job,
@@ -123,35 +122,56 @@ impl TaskContext {
         }
     }
 
+    /// The process's metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Stores bytes in the task's job: under the site's name, or under `global` at the orchestrator.
     pub fn upload(&self, bytes: impl Into<Bytes>) -> Result<ArtifactRef, Failure> {
         let bytes = bytes.into();
-        self.wait(artifacts::upload_bytes(
+        let sent = self.wait(artifacts::upload_bytes(
             &self.connection,
             self.owner(),
             &self.key.job,
             bytes,
-        ))
+        ))?;
+        self.moved("sent", &sent);
+        Ok(sent)
     }
 
     /// Stores a file's bytes in the task's job: under the site's name, or under `global` at the orchestrator.
     pub fn upload_file(&self, path: &Path) -> Result<ArtifactRef, Failure> {
-        self.wait(artifacts::upload_file(
+        let sent = self.wait(artifacts::upload_file(
             &self.connection,
             self.owner(),
             &self.key.job,
             path,
-        ))
+        ))?;
+        self.moved("sent", &sent);
+        Ok(sent)
     }
 
     /// Fetches an artifact into memory, verified.
     pub fn download(&self, artifact: &ArtifactRef) -> Result<Vec<u8>, Failure> {
-        self.wait(artifacts::download_bytes(&self.connection, artifact))
+        let bytes = self.wait(artifacts::download_bytes(&self.connection, artifact))?;
+        self.moved("received", artifact);
+        Ok(bytes)
     }
 
     /// Fetches an artifact into a file, verified, then renamed.
     pub fn download_file(&self, artifact: &ArtifactRef, path: &Path) -> Result<(), Failure> {
-        self.wait(artifacts::download_file(&self.connection, artifact, path))
+        self.wait(artifacts::download_file(&self.connection, artifact, path))?;
+        self.moved("received", artifact);
+        Ok(())
+    }
+
+    fn moved(&self, direction: &str, artifact: &ArtifactRef) {
+        let labels = [&*self.key.site, self.key.phase.as_str(), direction];
+        self.metrics
+            .wire_bytes
+            .with_label_values(&labels)
+            .inc_by(artifact.size as f64);
     }
 
     /// All jobs that the server knows, and which have ended.

@@ -3,6 +3,7 @@
 //! A worker takes one task and drops the pull stream while it works, because a kept stream takes more.
 //! The work runs on a thread of its own; heartbeats keep the task and look for its closing.
 
+mod activity;
 mod context;
 mod deliveries;
 mod queue;
@@ -18,6 +19,7 @@ use schemas::{
 
 use crate::{connection::Connection, gate::Gate, metrics::Metrics, streams::Pace};
 
+pub use activity::Activity;
 pub use context::{Described, TaskContext};
 pub use run::announce;
 pub use share::share;
@@ -68,6 +70,8 @@ pub struct WorkerSettings {
     pub gate: Option<Gate>,
     /// Acknowledgement times.
     pub pace: Pace,
+    /// What the process's workers are doing.
+    pub activity: Activity,
     /// So many deliveries without progress are a crash loop.
     pub deliveries: u32,
 }
@@ -82,6 +86,7 @@ impl WorkerSettings {
             state: state.into(),
             gate: None,
             pace: Pace::default(),
+            activity: Activity::default(),
             deliveries: 3,
         }
     }
@@ -99,7 +104,8 @@ impl<P: Phase> Worker<P> {
     }
 }
 
-fn host() -> String {
+/// The name of this machine.
+pub fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match name.trim() {
         "" => "host".to_owned(),

@@ -163,6 +163,7 @@ pub fn output(
                 seconds: 1.0,
             };
             TaskOutput::Trained {
+                update_norm: None,
                 base: base.digest().to_owned(),
                 update: match key.pass {
                     0 => Some(artifact("update")?),

@@ -38,7 +38,7 @@ pub const PACE: Pace = Pace {
 fn settings(site: &str, folder: &Path) -> WorkerSettings {
     WorkerSettings {
         pace: PACE,
-        gate: Some(Gate::new(folder.join("slot"))),
+        gate: Some(Gate::new([folder.join("slot")])),
         ..WorkerSettings::new(site, canned::VERSION, folder.join(site))
     }
 }

@@ -248,9 +248,12 @@ fn a_round_knows_the_sites_last_averaged_update() {
             .collect();
         let updates = world.results.iter().find_map(|result| match &result.outcome {
             Outcome::Done {
-                output: TaskOutput::Trained {
-                    update: Some(update), ..
-                },
+                output:
+                    TaskOutput::Trained {
+                        update_norm: None,
+                        update: Some(update),
+                        ..
+                    },
             } if result.key.round == 0 => Some(update.digest.clone()),
             _ => None,
         });

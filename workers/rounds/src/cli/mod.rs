@@ -4,6 +4,7 @@ mod cancel;
 mod dead;
 mod demo;
 mod demo_data;
+mod doctor;
 mod download;
 mod list;
 pub mod nnunet;
@@ -33,8 +34,8 @@ use crate::settings;
 #[derive(Parser)]
 #[command(name = "rounds", version, arg_required_else_help = true)]
 pub struct Arguments {
-    /// Log lines as JSON.
-    #[arg(long, global = true)]
+    /// Log lines as JSON
+    #[arg(long, global = true, env = "ROUNDS_LOG_JSON")]
     log_json: bool,
     #[command(subcommand)]
     command: Command,
@@ -50,6 +51,8 @@ enum Command {
     Site(site::Site),
     /// Start workers for some phases of a site
     Worker(worker::Worker),
+    /// Check a site hop by hop, and say what to do
+    Doctor(doctor::Doctor),
     /// Submit a job message
     Submit(submit::Submit),
     /// List the jobs
@@ -180,6 +183,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Orchestrator(orchestrator) => orchestrator.run(),
         Command::Site(site) => site.run(),
         Command::Worker(worker) => worker.run(),
+        Command::Doctor(doctor) => on_runtime(doctor.run()),
         Command::Submit(submit) => on_runtime(submit.run()),
         Command::List(list) => on_runtime(list.run()),
         Command::Show(show) => on_runtime(show.run()),

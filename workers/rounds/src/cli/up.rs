@@ -11,6 +11,7 @@ use pipeline::{
     connection::Connection,
     gate::Gate,
     server::{Address, Server, ServerSettings},
+    worker::Activity,
 };
 use schemas::{job::Device, names::Phase};
 use tokio_util::sync::CancellationToken;
@@ -124,7 +125,7 @@ impl Up {
             parts::introduce(&connection, site).await?;
         }
         ready();
-        let gate = Gate::new(self.home.join("slot"));
+        let gate = Gate::new([self.home.join("slot")]);
         let root = self.home.join("orchestrator");
         let site_phases: Vec<Phase> = Phase::ALL
             .into_iter()
@@ -139,8 +140,18 @@ impl Up {
             let (connection, gate, metrics, stop) =
                 (connection.clone(), gate.clone(), metrics.clone(), stop.clone());
             let phases = site_phases.clone();
-            running
-                .spawn(async move { parts::run_site(connection, site, &phases, gate, metrics, stop).await });
+            running.spawn(async move {
+                parts::run_site(
+                    connection,
+                    site,
+                    &phases,
+                    gate,
+                    Activity::default(),
+                    metrics,
+                    stop,
+                )
+                .await
+            });
         }
         let mut outcome = Ok(());
         while let Some(ended) = running.join_next().await {
@@ -188,11 +199,13 @@ impl Up {
                 models: self.models.clone(),
                 threads: cores(),
                 micro_batch: None,
+                slots: 1,
                 cache_bytes: None,
                 metrics: None,
             });
         }
         sites.iter().try_for_each(SiteSettings::check)?;
+        sites.iter().try_for_each(SiteSettings::check_devices)?;
         Ok(sites)
     }
 }

@@ -8,7 +8,7 @@ use nnunet::{
     device,
     network::StateDict,
     preprocess::StoredCases,
-    train::{MomentumState, Trainer, TrainerSettings, TrainerVariant},
+    train::{EpochLog, MomentumState, Trainer, TrainerSettings, TrainerVariant},
     update::Update,
 };
 use pipeline::worker::TaskContext;
@@ -61,13 +61,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     let watch = Watch(context);
     let mut reached = match reached {
         Some(reached) => {
-            tracing::info!(
-                job = task.key.job,
-                site = task.key.site,
-                round = task.key.round,
-                "goes on behind {} finished epochs",
-                reached.epochs.len()
-            );
+            tracing::info!("goes on behind {} finished epochs", reached.epochs.len());
             reached
         }
         None => {
@@ -83,6 +77,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
                     epochs: Vec::new(),
                     validation: reached.validation,
                     base: reached.base,
+                    update_norm: None,
                 });
             }
             mid_round::store(site, task, &reached, &trainer)?;
@@ -97,10 +92,8 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         let log = trainer
             .train_epoch(epoch as usize, &|| clock.elapsed().as_secs_f64(), &watch)
             .map_err(failure::of_error)?;
+        measure(task, context, &log);
         tracing::info!(
-            job = task.key.job,
-            site = task.key.site,
-            round = task.key.round,
             epoch,
             "train_loss {:.4}, learning rate {:.6}, {} iterations in {:.1} s (load {:.1}, forward {:.1}, \
              backward {:.1}, optimise {:.1})",
@@ -139,6 +132,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
             "training left the weights as they were",
         ));
     }
+    let update_norm = Some(weights.distance(&base_weights));
     let mut kept = trainer.momentum().map_err(failure::of_error)?;
     let momentum = match task.job.message.federation.momentum {
         Momentum::Average => std::mem::take(&mut kept.buffers),
@@ -156,7 +150,28 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         epochs: reached.epochs,
         validation: reached.validation,
         base: reached.base,
+        update_norm,
     })
+}
+
+/// Counts an epoch's iterations, and where its time went.
+fn measure(task: &Task, context: &TaskContext, log: &EpochLog) {
+    let (metrics, site) = (context.metrics(), &*task.key.site);
+    metrics
+        .train_iterations
+        .with_label_values(&[site])
+        .inc_by(log.iterations as f64);
+    for (stage, seconds) in [
+        ("load", log.seconds.load),
+        ("forward", log.seconds.forward),
+        ("backward", log.seconds.backward),
+        ("optimise", log.seconds.optimise),
+    ] {
+        metrics
+            .train_stage_seconds
+            .with_label_values(&[site, stage])
+            .inc_by(seconds.max(0.0));
+    }
 }
 
 /// How the global weights do on the site's validation cases.

@@ -1,4 +1,7 @@
-//! `rounds watch`: a job, followed until it ends.
+//! `rounds watch`: a job, followed until it ends: a live view in a terminal, plain lines elsewhere. `story.rs` is
+//! what it tells.
+
+mod story;
 
 use std::{collections::BTreeMap, io::IsTerminal};
 
@@ -12,11 +15,11 @@ use pipeline::{
 };
 use schemas::{
     event::{Event, Failed, Finished, History, Release, Score},
-    names::Phase,
     site::Progress,
-    task::{Outcome, TaskOutput, TaskResult},
+    task::TaskResult,
 };
 
+use self::story::Story;
 use super::Server;
 
 /// Follow a job until it ends
@@ -40,7 +43,7 @@ impl Watch {
 /// Follows a job to its end. A job that failed or was cancelled is an error with its reason.
 pub async fn follow(client: &Client, job: &str) -> anyhow::Result<Finished> {
     let mut watched = client.watch(job).await?;
-    let mut view = View::default();
+    let mut view = View::new();
     while let Some(happened) = watched.next().await {
         match happened {
             Watched::Event(Event::Released(release)) => view.released(&release),
@@ -63,16 +66,16 @@ pub async fn follow(client: &Client, job: &str) -> anyhow::Result<Finished> {
             Watched::Event(Event::DeadlinePassed(passed)) => {
                 let snapshot = client.snapshot(job).await?;
                 let waiting = snapshot.record.waiting().filter(|_| snapshot.record.overdue());
-                view.say(match waiting {
+                view.say([match waiting {
                     Some(waiting) => format!("  {}", self::waiting(&waiting)),
                     None => format!("  the deadline {} has passed", passed.deadline),
-                });
+                }]);
             }
             Watched::Event(Event::Resumed(resumed)) => {
                 let retried = resumed.retry.len();
-                view.say(format!("resumed: {retried} failed tasks are tried again"));
+                view.say([format!("resumed: {retried} failed tasks are tried again")]);
             }
-            Watched::Event(Event::Accepted(_)) => {}
+            Watched::Event(Event::Accepted(accepted)) => view.story.accepted(&accepted),
             Watched::Result(result) => view.answered(&result),
             Watched::Progress(progress) => view.progressed(&progress),
         }
@@ -80,90 +83,103 @@ pub async fn follow(client: &Client, job: &str) -> anyhow::Result<Finished> {
     bail!("the connection ended before job {job} did")
 }
 
-/// One line a release, one bar a site that works; plain lines where there is no terminal.
-#[derive(Default)]
+/// Lines that stay; under them a bar for the rounds and one for each site that works. Without a terminal only lines.
 struct View {
     bars: MultiProgress,
+    rounds: Option<ProgressBar>,
     sites: BTreeMap<String, ProgressBar>,
-    current: Option<(Phase, u32, u32)>,
+    story: Story,
+    live: bool,
 }
 
 impl View {
-    fn say(&self, line: String) {
-        if std::io::stderr().is_terminal() {
-            let _ = self.bars.println(line);
-        } else {
-            eprintln!("{line}");
+    fn new() -> Self {
+        Self {
+            bars: MultiProgress::new(),
+            rounds: None,
+            sites: BTreeMap::new(),
+            story: Story::default(),
+            live: std::io::stderr().is_terminal(),
         }
     }
 
+    fn say(&mut self, lines: impl IntoIterator<Item = String>) {
+        for line in lines {
+            if self.live {
+                let _ = self.bars.println(line);
+            } else {
+                eprintln!("{line}");
+            }
+        }
+        self.draw();
+    }
+
     fn clear(&mut self) {
+        self.clear_sites();
+        if let Some(bar) = self.rounds.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn clear_sites(&mut self) {
         for (_, bar) in std::mem::take(&mut self.sites) {
             bar.finish_and_clear();
         }
     }
 
+    /// The bar of the rounds: what the job is at, how many rounds are done, the Dice, the time left.
+    fn draw(&mut self) {
+        if !self.live || self.story.rounds == 0 {
+            return;
+        }
+        let bar = self.rounds.get_or_insert_with(|| {
+            let template = "  {prefix:<14} {bar:32} {pos}/{len} rounds  {msg}";
+            let bar = self
+                .bars
+                .insert(0, ProgressBar::new(0).with_style(style(template)));
+            bar.set_prefix("all");
+            bar
+        });
+        let mut said = vec![self.story.step()];
+        said.extend(self.story.dice.map(|dice| format!("Dice {dice:.4}")));
+        let left = self.story.seconds_left();
+        said.extend(left.map(|seconds| format!("about {} left", story::duration(seconds))));
+        bar.set_length(u64::from(self.story.rounds));
+        bar.set_position(u64::from(self.story.averaged));
+        bar.set_message(said.join(", "));
+    }
+
     fn released(&mut self, release: &Release) {
-        self.clear();
-        self.current = Some((release.phase, release.round, release.pass));
-        let sites: Vec<&str> = release.work.iter().map(|work| &*work.site).collect();
-        let what = match (release.phase, release.pass) {
-            (Phase::TrainRound, 0) => format!("train-round {}", release.round),
-            (Phase::TrainRound, _) => "train-round, scoring the last average".to_owned(),
-            (Phase::Average, 0) => format!("average {}", release.round),
-            (Phase::Average, _) => "average, writing the results folder".to_owned(),
-            (phase, 0) => phase.to_string(),
-            (phase, pass) => format!("{phase}, pass {pass}"),
-        };
-        self.say(format!("{what}: {}", sites.join(", ")));
+        self.clear_sites();
+        let lines = self.story.released(release);
+        self.say(lines);
     }
 
     fn answered(&mut self, result: &TaskResult) {
-        let key = &result.key;
-        if let Some(bar) = self.sites.remove(&key.site) {
+        if let Some(bar) = self.sites.remove(&result.key.site) {
             bar.finish_and_clear();
         }
-        match &result.outcome {
-            Outcome::Done {
-                output: TaskOutput::Trained {
-                    epochs, validation, ..
-                },
-            } => {
-                let loss = epochs.last().map_or(String::new(), |epoch| {
-                    format!(", train_loss {:.4} ({:.0} s)", epoch.train_loss, epoch.seconds)
-                });
-                self.say(format!(
-                    "  {}: val_loss {:.4} before the round{loss}",
-                    key.site, validation.loss
-                ));
-            }
-            Outcome::Failed { failure } => self.say(format!(
-                "  {}: attempt {} failed: {}: {}",
-                key.site, key.attempt, failure.code, failure.message
-            )),
-            Outcome::Done { .. } | Outcome::Closed { .. } => {}
-        }
+        let lines = self.story.answered(result);
+        self.say(lines);
     }
 
     fn progressed(&mut self, progress: &Progress) {
-        if self.current != Some((progress.phase, progress.round, progress.pass))
-            || !std::io::stderr().is_terminal()
-        {
+        if !self.live || self.story.at != Some((progress.phase, progress.round, progress.pass)) {
             return;
         }
         let bar = self.sites.entry(progress.site.clone()).or_insert_with(|| {
-            let style = ProgressStyle::with_template("  {prefix:<14} {bar:32} {pos}/{len} {msg} {elapsed}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-            self.bars.add(
-                ProgressBar::new(progress.total)
-                    .with_style(style)
-                    .with_prefix(progress.site.clone()),
-            )
+            let template = "  {prefix:<14} {bar:32} {pos}/{len} {msg} {elapsed}";
+            let bar = ProgressBar::new(progress.total).with_style(style(template));
+            self.bars.add(bar.with_prefix(progress.site.clone()))
         });
         bar.set_length(progress.total);
         bar.set_position(progress.done);
         bar.set_message(progress.what.clone());
     }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// What a job past its deadline waits for.

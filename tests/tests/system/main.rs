@@ -11,3 +11,4 @@ mod killed;
 mod plain_client;
 mod predict_with_python;
 mod refused;
+mod scored;

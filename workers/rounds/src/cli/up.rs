@@ -186,6 +186,8 @@ impl Up {
                 }],
                 devices: self.devices.clone(),
                 models: self.models.clone(),
+                // They go nowhere: all sites are on this machine.
+                pictures: true,
                 threads: cores(),
                 cache_bytes: None,
                 metrics: None,

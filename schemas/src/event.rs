@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     job::{Device, InitialPlans, JobMessage},
     names::Phase,
-    task::{ArtifactRef, Failure, TaskInput, TaskKey},
+    task::{ArtifactRef, Failure, Picture, TaskInput, TaskKey},
 };
 
 /// One message on `rounds.job.<job>.>`: what a job's record consists of.
@@ -298,6 +298,12 @@ pub struct Segmentations {
     pub cases: u32,
     /// Cases that failed, by ordinal.
     pub failures: Vec<Failure>,
+    /// How they did where the site has references, if the job asked: `nnunet::evaluate::Scores`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<ArtifactRef>,
+    /// Some of them over their scans, if the job asked and the site allows it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pictures: Vec<Picture>,
 }
 
 /// What the rounds of a training job brought, in order.

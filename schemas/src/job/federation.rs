@@ -80,6 +80,14 @@ pub struct Federation {
     pub total_rounds: Option<u32>,
     /// Devices of single sites, in place of the payload's.
     pub site_devices: IndexMap<String, Device>,
+    /// Whether segmentations are scored at the sites: an inference job's where there are references, and a training
+    /// job's validation cases, which it then segments with the last average as nnU-Net does at the end of a training.
+    /// What leaves a site are counts of voxels, one set a case.
+    pub evaluate: bool,
+    /// Cases of an inference job that each site draws over their scans, where it allows it: those with the lowest Dice
+    /// where they are evaluated, else the first ones.
+    #[serde(deserialize_with = "lax::u32")]
+    pub pictures: u32,
 }
 
 impl Default for Federation {
@@ -104,6 +112,8 @@ impl Default for Federation {
             round_deadline_seconds: None,
             total_rounds: None,
             site_devices: IndexMap::new(),
+            evaluate: false,
+            pictures: 0,
         }
     }
 }

@@ -13,3 +13,4 @@ mod measured;
 mod plain_client;
 mod predict_with_python;
 mod refused;
+mod scored;

@@ -84,7 +84,7 @@ async fn follow(
             return Err(failed(&"a message was lost on the way"));
         }
         expected += 1;
-        let (sequence, time) = (info.stream_sequence, clock::seconds(info.published));
+        let (sequence, time) = (info.stream_sequence, clock::of_server(info.published));
         let tailed = Tailed {
             sequence,
             subject: message.subject.to_string(),
@@ -147,7 +147,7 @@ pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Re
             if info.consumer_sequence != all.len() as u64 + 1 {
                 return Err(failed(&"a message was lost on the way"));
             }
-            let (sequence, time) = (info.stream_sequence, clock::seconds(info.published));
+            let (sequence, time) = (info.stream_sequence, clock::of_server(info.published));
             all.push(Tailed {
                 sequence,
                 subject: message.subject.to_string(),

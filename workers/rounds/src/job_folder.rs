@@ -7,7 +7,10 @@
 //!     momentum/<update>            the optimiser's momentum, by the digest of the update it made
 //!     round/<round>/<epochs>       how far a training round has come
 //!     model/                       the model that the job segments with or starts from, where it was fetched
-//!     segmentations/               what an inference job made
+//!     scans.json                   the frozen list of scans that an inference job segments
+//!     segmentations/               what it made
+//!     validation/<average>/        the validation cases as the last average segments them
+//!     segmented/<shard>.json       which of its cases failed, and how the others did
 
 use std::{
     fs::{self, File},
@@ -31,6 +34,14 @@ pub const PREPROCESSED: &str = "preprocessed";
 pub const MOMENTUM: &str = "momentum";
 /// How far a training round has come.
 pub const ROUND: &str = "round";
+/// The frozen list of scans of an inference job.
+pub const SCANS: &str = "scans.json";
+/// What an inference job made.
+pub const SEGMENTATIONS: &str = "segmentations";
+/// The validation cases of a training job, segmented.
+pub const VALIDATION: &str = "validation";
+/// What became of an inference job's cases.
+pub const SEGMENTED: &str = "segmented";
 
 /// What a later job may continue from: it stays when the job has ended. It is small.
 pub const LASTING: [&str; 3] = [ACCEPTED, INVENTORY, SHAPES];

@@ -65,6 +65,9 @@ pub struct SiteSettings {
     /// Folders inside which the models that jobs segment with or start from may lie.
     #[serde(default)]
     pub models: Vec<PathBuf>,
+    /// Whether pictures of scans with their segmentations may leave the site, where a job asks for them.
+    #[serde(default)]
+    pub pictures: bool,
     /// Threads for work on one task; the default is the number of cores.
     #[serde(default = "cores")]
     pub threads: usize,

@@ -91,9 +91,28 @@ fn content(record: &Record, release: &Release, work: &SiteWork, output: &TaskOut
         }
         (I::Average { .. }, O::Averaged { global }) => artifact("global", global),
         (I::Results { .. }, O::Results { archive }) => artifact("archive", archive),
+        (I::Validate { .. }, O::Validated { scores }) => artifact("scores", scores),
         (I::InspectModel {}, O::Model { .. }) => Ok(()),
         (I::Predict { .. }, O::Predicted { .. }) => Ok(()),
-        (I::Collect { .. }, O::Collected { archive, .. }) => artifact("archive", archive),
+        (
+            I::Collect { .. },
+            O::Collected {
+                archive,
+                scores,
+                pictures,
+                ..
+            },
+        ) => {
+            artifact("archive", archive)?;
+            for picture in pictures {
+                artifact("picture", &picture.image)?;
+            }
+            match scores {
+                Some(scores) if evaluates(record) => artifact("scores", scores),
+                Some(_) => Err("scores are given, but the job asks for none".to_owned()),
+                None => Ok(()),
+            }
+        }
         (input, output) => Err(format!(
             "the output is {}, which answers no task of kind {}",
             kind(output),
@@ -137,6 +156,11 @@ fn check_validation(validation: &Validation) -> Result<(), String> {
 fn starts_from_checkpoint(record: &Record) -> bool {
     let accepted = record.accepted.as_ref();
     accepted.is_some_and(|accepted| accepted.message.federation.initial_checkpoint.is_some())
+}
+
+fn evaluates(record: &Record) -> bool {
+    let accepted = record.accepted.as_ref();
+    accepted.is_some_and(|accepted| accepted.message.federation.evaluate)
 }
 
 fn epochs_per_round(record: &Record) -> u32 {

@@ -28,6 +28,7 @@ mod scan;
 mod select;
 mod submit;
 mod train;
+mod validate;
 
 pub use barrier::Waiting;
 pub use deadline::Timer;

@@ -24,6 +24,8 @@ pub(super) struct SitePlans {
     pub weights_digest: String,
     /// Training cases of the job's fold.
     pub training_cases: u32,
+    /// Validation cases of the job's fold.
+    pub validation_cases: u32,
     /// Its plans, without dataset_name and image_reader_writer.
     pub plans: Value,
     checkpoint_digest: Option<String>,
@@ -80,13 +82,14 @@ fn read(outputs: &Outputs) -> Vec<SitePlans> {
                 weights_digest,
                 checkpoint_digest,
                 training_cases,
-                ..
+                validation_cases,
             },
         ] => Some(SitePlans {
             site: site.clone(),
             plans_digest: plans_digest.clone(),
             weights_digest: weights_digest.clone(),
             training_cases: *training_cases,
+            validation_cases: *validation_cases,
             plans: plans.clone(),
             checkpoint_digest: checkpoint_digest.clone(),
         }),

@@ -100,7 +100,7 @@ async fn oldest_age(tasks: &Stream<()>, answered: u64, site: &str, phase: Phase)
         .send()
         .await;
     match oldest {
-        Ok(message) => Ok((clock::unix() - clock::seconds(message.time)).max(0.0)),
+        Ok(message) => Ok((clock::unix() - clock::of_server(message.time)).max(0.0)),
         // It was answered meanwhile.
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(0.0),
         Err(error) => Err(Error::request(

@@ -143,7 +143,7 @@ impl<P: Phase> Worker<P> {
             Some(task) => {
                 self.metrics.tasks_in_flight.with_label_values(&label).inc();
                 if let Ok(info) = message.info() {
-                    let waited = (clock::unix() - clock::seconds(info.published)).max(0.0);
+                    let waited = (clock::unix() - clock::of_server(info.published)).max(0.0);
                     self.metrics.task_wait.with_label_values(&label).observe(waited);
                 }
                 let begun = Instant::now();

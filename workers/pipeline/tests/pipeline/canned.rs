@@ -186,6 +186,9 @@ pub fn output(
         TaskInput::Results { .. } => TaskOutput::Results {
             archive: artifact("results")?,
         },
+        TaskInput::Validate { .. } => TaskOutput::Validated {
+            scores: artifact("scores")?,
+        },
         TaskInput::InspectModel {} => TaskOutput::Model {
             digest: schemas::sha256(b"model"),
             cases: cases(&key.site),
@@ -198,6 +201,8 @@ pub fn output(
             archive: artifact("zip")?,
             cases: cases(&key.site),
             failures: Vec::new(),
+            scores: None,
+            pictures: Vec::new(),
         },
     })
 }

@@ -10,6 +10,7 @@ mod list;
 pub mod nnunet;
 mod orchestrator;
 mod overlay;
+mod report;
 mod resume;
 mod retry;
 mod show;
@@ -71,6 +72,8 @@ enum Command {
     Retry(retry::Retry),
     /// Download what a job made
     Download(download::Download),
+    /// Write a job's curves, scores, plans, timings and pictures as one HTML page, which opens without a network
+    Report(report::Report),
     /// List the sites and their data sets
     Sites(sites::Sites),
     /// Cut a federation of three sites out of the MNI brain, train on it, segment with the result
@@ -193,6 +196,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Dead(dead) => on_runtime(dead.run()),
         Command::Retry(retry) => on_runtime(retry.run()),
         Command::Download(download) => on_runtime(download.run()),
+        Command::Report(report) => on_runtime(report.run()),
         Command::Sites(sites) => on_runtime(sites.run()),
         Command::Demo(demo) => demo.run(),
         Command::Overlay(overlay) => overlay.run(),

@@ -197,6 +197,8 @@ impl Up {
                 }],
                 devices: self.devices.clone(),
                 models: self.models.clone(),
+                // They go nowhere: all sites are on this machine.
+                pictures: true,
                 threads: cores(),
                 micro_batch: None,
                 slots: 1,

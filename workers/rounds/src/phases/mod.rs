@@ -129,7 +129,7 @@ site_phase!(
 );
 site_phase!(
     /// Segmentations.
-    Infer, infer, |input| matches!(input, TaskInput::Predict { .. })
+    Infer, infer, |input| matches!(input, TaskInput::Predict { .. } | TaskInput::Validate { .. })
 );
 
 /// Merges the passes of the fingerprint, at the orchestrator.

@@ -1,5 +1,7 @@
 //! Scores of segmentations against references, and nnU-Net's summary.json (evaluation/evaluate_predictions.py).
 
+mod scores;
+
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
@@ -11,12 +13,16 @@ use std::{
 use ndarray::{Array3, ArrayView3};
 use rayon::prelude::*;
 use schemas::nnunet::{DatasetJson, Label, python_json};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+pub use scores::{PostProcessed, ScoredCase, Scores, ToScore, score_cases};
 
 use crate::{Error, Result, image::Reader, progress::Observer};
 
-/// Voxel counts of one label or region in one case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Voxel counts of one label or region in one case. In JSON `[tp, fp, fn, tn]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "[u64; 4]", into = "[u64; 4]")]
 pub struct Counts {
     /// In both.
     pub tp: u64,
@@ -26,6 +32,18 @@ pub struct Counts {
     pub fn_: u64,
     /// In neither.
     pub tn: u64,
+}
+
+impl From<[u64; 4]> for Counts {
+    fn from([tp, fp, fn_, tn]: [u64; 4]) -> Self {
+        Self { tp, fp, fn_, tn }
+    }
+}
+
+impl From<Counts> for [u64; 4] {
+    fn from(Counts { tp, fp, fn_, tn }: Counts) -> Self {
+        [tp, fp, fn_, tn]
+    }
 }
 
 impl Counts {

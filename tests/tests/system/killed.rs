@@ -10,7 +10,7 @@ use schemas::{
 };
 use serde_json::json;
 use tests::{
-    federation::{Federation, ORCHESTRATOR},
+    federation::{Federation, ORCHESTRATOR, Watching},
     scans::SMALL,
 };
 
@@ -26,6 +26,8 @@ enum Kill {
     Orchestrator,
     Site,
     Server,
+    /// The server, and its disk with it.
+    Disk,
 }
 
 /// What a thing that happens to the job is the moment for.
@@ -46,6 +48,9 @@ fn moment(happened: &Watched) -> Option<Kill> {
         {
             Some(Kill::Server)
         }
+        Watched::Event(Event::Released(release)) if (release.phase, release.round) == (Phase::Average, 1) => {
+            Some(Kill::Disk)
+        }
         _ => None,
     }
 }
@@ -63,7 +68,7 @@ fn train(killing: bool) -> (Finished, Vec<u8>) {
             "federation": { "iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "seed": 5 },
         }))
         .unwrap();
-    let mut left = vec![Kill::Orchestrator, Kill::Site, Kill::Server];
+    let mut left = vec![Kill::Orchestrator, Kill::Site, Kill::Server, Kill::Disk];
     let mut watching = federation.watch(&job).unwrap();
     let finished = loop {
         let happened = watching.next(&federation).unwrap();
@@ -78,6 +83,10 @@ fn train(killing: bool) -> (Finished, Vec<u8>) {
                 Kill::Orchestrator => federation.kill(ORCHESTRATOR).unwrap(),
                 Kill::Site => federation.kill("beta").unwrap(),
                 Kill::Server => federation.kill_server().unwrap(),
+                Kill::Disk => {
+                    federation.lose_disk().unwrap();
+                    watching = come_back(&federation, &job);
+                }
             }
             left.retain(|other| *other != kill);
         }
@@ -87,9 +96,30 @@ fn train(killing: bool) -> (Finished, Vec<u8>) {
         // The site died at its work: its next process got the same task once more.
         let again = "rounds_task_redeliveries_total{phase=\"train-round\"} 1";
         federation.measured("beta", again).unwrap();
+        assert_eq!(finished.resumes, 1, "the archive brought it back");
     }
     let model = federation.download(&job).unwrap();
     (finished, checkpoint(&model[0]))
+}
+
+/// Everything sets itself up anew, and the job goes on from the archive.
+fn come_back(federation: &Federation, job: &str) -> Watching {
+    federation
+        .until("all sites are back", || {
+            let sites = federation.command(&["sites"]).unwrap_or_default();
+            Ok(SITES.iter().all(|site| sites.contains(site)))
+        })
+        .unwrap();
+    let archive = federation.archive();
+    let archive = archive.to_str().unwrap();
+    let said = federation
+        .command(&["resume", job, "--archive", archive])
+        .unwrap();
+    assert!(
+        said.contains("is back from the archive") && said.contains("goes on"),
+        "{said}"
+    );
+    federation.watch(job).unwrap()
 }
 
 fn checkpoint(model: &Path) -> Vec<u8> {

@@ -54,10 +54,14 @@ pub fn work(settings: &Path, phases: &[Phase], part: Part) -> anyhow::Result<()>
         let connection = Connection::open(&access, &name, parts::PATIENCE, &metrics).await?;
         // One slot a site folder: its workers share the machine's device.
         let gate = Gate::new(site.settings.root.join("slot"));
-        parts::set_up_site(&connection, &site, part == Part::Site { moved: true }).await?;
-        if part != Part::Worker {
-            parts::introduce(&connection, &site).await?;
-        }
-        parts::run_site(connection, site, phases, gate, metrics, stop).await
+        parts::through_losses(&connection, &stop, async |stop| {
+            parts::set_up_site(&connection, &site, part == Part::Site { moved: true }).await?;
+            if part != Part::Worker {
+                parts::introduce(&connection, &site).await?;
+            }
+            let (connection, site) = (connection.clone(), Arc::clone(&site));
+            parts::run_site(connection, site, phases, gate.clone(), metrics.clone(), stop).await
+        })
+        .await
     })
 }

@@ -1,6 +1,7 @@
 //! The whole system: real processes, a real nats-server. And the rules of the house.
 
 mod cache;
+mod chaos;
 mod continuation;
 mod descriptors;
 mod elastic;
@@ -8,6 +9,7 @@ mod house;
 mod initial_checkpoint;
 mod job;
 mod killed;
+mod overhead;
 mod plain_client;
 mod predict_with_python;
 mod refused;

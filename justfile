@@ -47,6 +47,33 @@ parity *arguments: setup setup-oracle
     printf '\n%-12s%-24s%-72s%14s%10s%10s%8s\n' stage 'data set' compared 'largest diff.' 'Rounds s' 'Python s' ratio
     sort -k2,2 -s target/parity.txt
 
+# Kill everything at random, over jobs on the demo's data, until 200 processes were killed; an hour on two cores
+chaos seed="1" kills="200": setup
+    cargo build --release --workspace
+    rm -rf target/chaos
+    target/release/rounds demo --home target/chaos --rounds 1 --iterations 1
+    ROUNDS_CHAOS_SEED={{ seed }} ROUNDS_CHAOS_KILLS={{ kills }} ROUNDS_CHAOS_DATA=$PWD/target/chaos/demo \
+        cargo test --release --workspace --test system -- --ignored --nocapture many_random_kills
+
+# Measure what a round costs without training, beside NVFLARE 2.9 in the same run
+overhead rounds="6": setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    test -x {{ tools }}/nvflare/bin/python || {{ python }} -m venv {{ tools }}/nvflare
+    {{ tools }}/nvflare/bin/pip install -q 'nvflare==2.9.0' numpy
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    cargo test --release --workspace --test system -- --ignored --nocapture overhead_of_a_round | tee "$work/rounds"
+    for megabytes in 12 120; do
+        {{ tools }}/nvflare/bin/python tests/oracle/overhead.py nvflare $megabytes {{ rounds }} "$work/$megabytes" \
+            2> "$work/log" | grep peer | tee -a "$work/nvflare"
+    done
+    python3 tests/oracle/overhead.py ratios "$work/rounds" "$work/nvflare"
+
+# Measure how a round's cost grows with the sites, and what a thousand rounds leave behind; stub trainers
+scale: setup
+    cargo test --release --workspace --test system -- --ignored --nocapture --test-threads 1 overhead_of_many
+
 # Measure beside Python nnU-Net, command against command; `just bench --data FOLDER` takes the data sets in it
 bench *arguments: setup setup-oracle build
     .tools/oracle/bin/python tests/oracle/bench.py target/release/rounds .tools/mni {{ arguments }}

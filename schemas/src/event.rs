@@ -79,8 +79,11 @@ pub struct Accepted {
     pub seed: u64,
     /// [`crate::PROTOCOL_VERSION`].
     pub protocol: u32,
-    /// The version of the program that accepted it; sites must run the same.
+    /// The version of the program that accepted it.
     pub version: String,
+    /// The version of its algorithm; all who work on the job have the same. 0: not told.
+    #[serde(default)]
+    pub algorithm: u32,
     /// The job and round this one continues, for starting_fed_round > 0.
     pub continues: Option<Continuation>,
     /// The results folder of the job that the message names `job:<id>`, to segment with or to start from: that

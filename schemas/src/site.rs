@@ -17,6 +17,9 @@ pub struct Announce {
     pub protocol: u32,
     /// The version of the site's program.
     pub version: String,
+    /// The version of the algorithm in it: programs of one version give the same bytes. 0: not told.
+    #[serde(default)]
+    pub algorithm: u32,
     /// The data sets that jobs may name.
     pub datasets: Vec<AnnouncedDataset>,
     /// The devices the site's workers have.

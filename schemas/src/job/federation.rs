@@ -72,6 +72,14 @@ pub struct Federation {
     )]
     #[schemars(range(min = 1))]
     pub round_deadline_seconds: Option<u32>,
+    /// How long a site trains in a round, at most epochs_per_round epochs and at least one iteration; the default is
+    /// all of those epochs. What a site counts in the average is then multiplied by the iterations it did.
+    #[serde(
+        deserialize_with = "lax::optional_u32",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 1))]
+    pub round_seconds: Option<u32>,
     /// The learning rate's horizon in rounds; the default is starting_fed_round + num_rounds.
     #[serde(
         deserialize_with = "lax::optional_u32",
@@ -110,6 +118,7 @@ impl Default for Federation {
             fedprox_mu: None,
             min_sites: None,
             round_deadline_seconds: None,
+            round_seconds: None,
             total_rounds: None,
             site_devices: IndexMap::new(),
             evaluate: false,
@@ -217,6 +226,7 @@ impl Federation {
             ("shard_cases", Some(self.shard_cases)),
             ("min_sites", self.min_sites),
             ("round_deadline_seconds", self.round_deadline_seconds),
+            ("round_seconds", self.round_seconds),
         ] {
             if value == Some(0) {
                 return Err(Invalid::new(

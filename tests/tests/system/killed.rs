@@ -13,7 +13,7 @@ use schemas::{
 };
 use serde_json::json;
 use tests::{
-    federation::{Federation, ORCHESTRATOR},
+    federation::{Federation, ORCHESTRATOR, Watching},
     scans::SMALL,
 };
 
@@ -33,6 +33,8 @@ enum Kill {
     Orchestrator,
     Site,
     Server,
+    /// The server, and its disk with it.
+    Disk,
 }
 
 /// What a thing that happens to the job is the moment for.
@@ -52,6 +54,9 @@ fn moment(happened: &Watched) -> Option<Kill> {
                 && matches!(result.outcome, Outcome::Done { .. }) =>
         {
             Some(Kill::Server)
+        }
+        Watched::Event(Event::Released(release)) if (release.phase, release.round) == (Phase::Average, 1) => {
+            Some(Kill::Disk)
         }
         _ => None,
     }
@@ -79,7 +84,7 @@ fn train_and_segment(killing: bool) -> Made {
                             "shard_cases": 3, "evaluate": true },
         }))
         .unwrap();
-    let mut left = vec![Kill::Orchestrator, Kill::Site, Kill::Server];
+    let mut left = vec![Kill::Orchestrator, Kill::Site, Kill::Server, Kill::Disk];
     let mut watching = federation.watch(&job).unwrap();
     let finished = loop {
         let happened = watching.next(&federation).unwrap();
@@ -94,6 +99,10 @@ fn train_and_segment(killing: bool) -> Made {
                 Kill::Orchestrator => federation.kill(ORCHESTRATOR).unwrap(),
                 Kill::Site => federation.kill("beta").unwrap(),
                 Kill::Server => federation.kill_server().unwrap(),
+                Kill::Disk => {
+                    federation.lose_disk().unwrap();
+                    watching = come_back(&federation, &job);
+                }
             }
             left.retain(|other| *other != kill);
         }
@@ -102,6 +111,7 @@ fn train_and_segment(killing: bool) -> Made {
         assert!(left.is_empty(), "{left:?} was not killed");
         // The site died at its work: its next process got the same task once more.
         redelivered(&federation, "beta", Phase::TrainRound);
+        assert_eq!(finished.resumes, 1, "the archive brought it back");
     }
     let model = federation.download(&job).unwrap();
     let zips = segment(&mut federation, killing);
@@ -157,6 +167,26 @@ fn redelivered(federation: &Federation, site: &str, phase: Phase) {
             Ok(counted.is_some_and(|count| count.trim() != "0"))
         })
         .unwrap();
+}
+
+/// Everything sets itself up anew, and the job goes on from the archive.
+fn come_back(federation: &Federation, job: &str) -> Watching {
+    federation
+        .until("all sites are back", || {
+            let sites = federation.command(&["sites"]).unwrap_or_default();
+            Ok(SITES.iter().all(|site| sites.contains(site)))
+        })
+        .unwrap();
+    let archive = federation.archive();
+    let archive = archive.to_str().unwrap();
+    let said = federation
+        .command(&["resume", job, "--archive", archive])
+        .unwrap();
+    assert!(
+        said.contains("is back from the archive") && said.contains("goes on"),
+        "{said}"
+    );
+    federation.watch(job).unwrap()
 }
 
 fn checkpoint(model: &Path) -> Vec<u8> {

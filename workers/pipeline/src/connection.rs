@@ -166,6 +166,8 @@ async fn options(access: &Access, name: &str, metrics: &Metrics) -> Result<Conne
     let mut options = ConnectOptions::new()
         .name(name)
         .connection_timeout(Duration::from_secs(5))
+        // A line that lost one direction shows after three unanswered pings.
+        .ping_interval(Duration::from_secs(5))
         .reconnect_delay_callback(|attempts| {
             Duration::from_millis(50u64.saturating_mul(1 << attempts.min(6)).min(2_000))
         })

@@ -11,7 +11,7 @@ use pipeline::connection::Access;
 use schemas::{job::Device, names};
 use serde::{Deserialize, Serialize};
 
-use crate::byte_size::ByteSize;
+use crate::{byte_size::ByteSize, parts::OrchestratorFolders};
 
 /// How to reach NATS.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,6 +77,10 @@ pub struct SiteSettings {
     /// Tasks of preprocess, train-round and infer that one machine works on at once.
     #[serde(default = "one")]
     pub slots: usize,
+    /// Whether workers of unlike builds, devices, threads or instruction sets may train for one job, which may then end
+    /// in other bytes.
+    #[serde(default)]
+    pub unlike_replicas: bool,
     /// Bound on the cache of preprocessed cases; none: the disk's end. Cases of live jobs stay above it.
     #[serde(default)]
     pub cache_bytes: Option<ByteSize>,
@@ -110,8 +114,12 @@ pub struct DatasetSettings {
 pub struct OrchestratorSettings {
     /// How to reach NATS.
     pub nats: Connection,
-    /// A folder for temporaries.
+    /// A folder of its own: temporaries.
     pub root: PathBuf,
+    /// A folder that all orchestrators share: what brings jobs back when the server loses its disk. Without it,
+    /// `archive` in `root`.
+    #[serde(default)]
+    pub archive: Option<PathBuf>,
     /// `address:port` of /metrics; none: not served.
     #[serde(default)]
     pub metrics: Option<String>,
@@ -232,6 +240,15 @@ impl OrchestratorSettings {
     /// Reads an orchestrator's settings file.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
         read(file)
+    }
+
+    /// Its folders.
+    pub fn folders(&self) -> OrchestratorFolders {
+        let folders = OrchestratorFolders::within(&self.root);
+        OrchestratorFolders {
+            archive: self.archive.clone().unwrap_or(folders.archive),
+            ..folders
+        }
     }
 }
 

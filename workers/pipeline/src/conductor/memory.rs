@@ -59,11 +59,17 @@ impl Memory {
         if let Event::Accepted(accepted) = &event
             && !self.known.contains_key(&accepted.job)
         {
+            // The acceptance of a job from the archive comes last.
+            let record = self.records.get(&accepted.job);
+            let results = record.and_then(|record| match &record.end {
+                Some(Event::Finished(finished)) => finished.results.clone(),
+                _ => None,
+            });
             let known = Known {
                 accepted: (**accepted).clone(),
-                ended: false,
-                resumes: 0,
-                results: None,
+                ended: record.is_some_and(|record| record.end.is_some()),
+                resumes: record.map_or(0, Record::resumes),
+                results,
             };
             self.known.insert(accepted.job.clone(), known);
             self.happened(event);

@@ -5,6 +5,7 @@
 //! [`Conductor`] reads the streams into records and does what it says. It holds nothing durable.
 
 mod aggregate;
+mod archived;
 mod average;
 mod barrier;
 mod checks;

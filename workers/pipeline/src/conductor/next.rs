@@ -99,7 +99,10 @@ pub fn next(record: &Record) -> Vec<Action> {
 
 /// True when a job has ended and none of its tasks is open: nothing can happen to it unless somebody resumes it.
 pub(super) fn is_settled(record: &Record) -> bool {
-    record.end.is_some() && open(record).is_empty() && left_out(record).next().is_none()
+    record.accepted.is_some()
+        && record.end.is_some()
+        && open(record).is_empty()
+        && left_out(record).next().is_none()
 }
 
 fn first(record: &Record, accepted: &Accepted) -> Event {

@@ -1,6 +1,7 @@
 //! What a phase's handler may ask for while it works.
 
 use std::{
+    io::Write,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -19,7 +20,9 @@ use tokio::runtime::Handle;
 
 use super::{deliveries::Deliveries, stopped};
 use crate::{
-    Error, artifacts, clock,
+    Error,
+    archive::Archive,
+    artifacts, clock,
     connection::Connection,
     known::{self, Known},
     metrics::Metrics,
@@ -50,6 +53,7 @@ pub struct TaskContext {
     pub(super) last_progress: Mutex<Option<Instant>>,
     pub(super) deliveries: Deliveries,
     pub(super) metrics: Metrics,
+    pub(super) archive: Option<Archive>,
 }
 
 impl TaskContext {
@@ -128,8 +132,15 @@ impl TaskContext {
     }
 
     /// Stores bytes in the task's job: under the site's name, or under `global` at the orchestrator.
+    /// There, the archive has it before the server does.
     pub fn upload(&self, bytes: impl Into<Bytes>) -> Result<ArtifactRef, Failure> {
         let bytes = bytes.into();
+        if let Some(archive) = &self.archive {
+            let artifact = self.artifact(schemas::sha256(&bytes), bytes.len() as u64);
+            archive
+                .keep(&artifact, |file| file.write_all(&bytes))
+                .map_err(|error| failure(&error))?;
+        }
         let sent = self.wait(artifacts::upload_bytes(
             &self.connection,
             self.owner(),
@@ -141,7 +152,17 @@ impl TaskContext {
     }
 
     /// Stores a file's bytes in the task's job: under the site's name, or under `global` at the orchestrator.
+    /// There, the archive has it before the server does.
     pub fn upload_file(&self, path: &Path) -> Result<ArtifactRef, Failure> {
+        if let Some(archive) = &self.archive {
+            let keep = || {
+                let (digest, size) = artifacts::digest_file(path)?;
+                archive.keep(&self.artifact(digest, size), |file| {
+                    std::io::copy(&mut std::fs::File::open(path)?, file).map(drop)
+                })
+            };
+            keep().map_err(|error| failure(&error))?;
+        }
         let sent = self.wait(artifacts::upload_file(
             &self.connection,
             self.owner(),
@@ -177,6 +198,15 @@ impl TaskContext {
     /// All jobs that the server knows, and which have ended.
     pub fn known_jobs(&self) -> Result<Vec<Known>, Failure> {
         self.wait(known::jobs(&self.connection))
+    }
+
+    fn artifact(&self, digest: String, size: u64) -> ArtifactRef {
+        ArtifactRef {
+            owner: self.owner().to_owned(),
+            job: self.key.job.clone(),
+            digest,
+            size,
+        }
     }
 
     fn owner(&self) -> &str {

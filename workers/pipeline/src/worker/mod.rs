@@ -17,7 +17,7 @@ use schemas::{
     task::{Failure, Task, TaskOutput},
 };
 
-use crate::{connection::Connection, gate::Gate, metrics::Metrics, streams::Pace};
+use crate::{archive::Archive, connection::Connection, gate::Gate, metrics::Metrics, streams::Pace};
 
 pub use activity::Activity;
 pub use context::{Described, TaskContext};
@@ -64,6 +64,8 @@ pub struct WorkerSettings {
     pub name: String,
     /// The program's version.
     pub version: String,
+    /// The version of the program's algorithm: tasks of jobs of another are refused.
+    pub algorithm: u32,
     /// A folder that outlives the process, for the count of deliveries without progress.
     pub state: PathBuf,
     /// The slot that heavy work waits for.
@@ -74,6 +76,8 @@ pub struct WorkerSettings {
     pub activity: Activity,
     /// So many deliveries without progress are a crash loop.
     pub deliveries: u32,
+    /// Where the orchestrator keeps what it makes.
+    pub archive: Option<Archive>,
 }
 
 impl WorkerSettings {
@@ -83,11 +87,13 @@ impl WorkerSettings {
             site: site.into(),
             name: format!("{}-{}", host(), std::process::id()),
             version: version.into(),
+            algorithm: 0,
             state: state.into(),
             gate: None,
             pace: Pace::default(),
             activity: Activity::default(),
             deliveries: 3,
+            archive: None,
         }
     }
 }

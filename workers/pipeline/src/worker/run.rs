@@ -11,6 +11,8 @@ use std::{
 
 use async_nats::jetstream::{AckKind, Message};
 use schemas::{
+    PROTOCOL_VERSION,
+    event::Accepted,
     names,
     site::Announce,
     task::{Failure, Made, Outcome, Task, TaskKey, TaskOutput, TaskResult},
@@ -133,6 +135,11 @@ impl<P: Phase> Worker<P> {
                 "bad-task",
                 "the task's message cannot be read at this site",
             ))),
+            Some(task)
+                if (task.job.protocol, task.job.algorithm) != (PROTOCOL_VERSION, self.settings.algorithm) =>
+            {
+                Ended::Came(Err(self.other_version(&task)))
+            }
             Some(_) if deliveries.fruitless() >= u64::from(self.settings.deliveries) => {
                 let message = format!(
                     "the worker died {} times on this task without getting further",
@@ -202,6 +209,7 @@ impl<P: Phase> Worker<P> {
             last_progress: Mutex::default(),
             deliveries,
             metrics: self.metrics.clone(),
+            archive: self.settings.archive.clone(),
         };
         let (sender, mut came) = oneshot::channel();
         let (phase, gate, described) = (
@@ -342,6 +350,22 @@ impl<P: Phase> Worker<P> {
                 }
             }
         }
+    }
+
+    /// Bytes of two versions are never mixed in one job.
+    fn other_version(&self, task: &Task) -> Failure {
+        let Accepted {
+            version,
+            protocol,
+            algorithm,
+            ..
+        } = &task.job;
+        let message = format!(
+            "the job was accepted by version {version} (protocol {protocol}, algorithm {algorithm}); this worker \
+             runs {} (protocol {PROTOCOL_VERSION}, algorithm {})",
+            self.settings.version, self.settings.algorithm
+        );
+        Failure::fatal("version-differs", message)
     }
 
     fn made(&self, described: Described, started: String) -> Made {

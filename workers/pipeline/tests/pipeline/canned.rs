@@ -67,6 +67,7 @@ pub fn accepted(job: &str, message: JobMessage, sites: &[&str]) -> Accepted {
         members: sites.iter().map(member).collect(),
         protocol: PROTOCOL_VERSION,
         version: VERSION.to_owned(),
+        algorithm: 0,
         continues: None,
         model: None,
         warnings: Vec::new(),
@@ -80,6 +81,7 @@ pub fn announce(site: &str) -> Announce {
         site: site.to_owned(),
         protocol: PROTOCOL_VERSION,
         version: VERSION.to_owned(),
+        algorithm: 0,
         datasets: vec![AnnouncedDataset {
             id: format!("set-{site}"),
             dataset_id: 4,

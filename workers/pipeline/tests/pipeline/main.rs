@@ -1,5 +1,6 @@
 //! The pipeline against a model of JetStream, and against a real nats-server.
 
+mod archive;
 mod artifacts;
 mod canned;
 mod continued;

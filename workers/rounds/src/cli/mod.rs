@@ -29,7 +29,7 @@ use pipeline::{client::Client, connection::Connection, metrics::Metrics};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::settings;
+use crate::{parts::OrchestratorFolders, settings};
 
 /// Federated nnU-Net: one segmentation model from many hospitals, and no scan leaves its building.
 #[derive(Parser)]
@@ -112,6 +112,12 @@ impl Server {
             }),
             None => up::connection_of(&self.home),
         }
+    }
+
+    /// The archive of the orchestrator of `rounds up`; none with a server of one's own.
+    pub fn archive(&self) -> Option<PathBuf> {
+        let folders = OrchestratorFolders::within(&self.home.join("orchestrator"));
+        self.nats.is_none().then_some(folders.archive)
     }
 
     /// Connects.

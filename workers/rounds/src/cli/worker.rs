@@ -97,10 +97,6 @@ pub fn work(
         let access = site.settings.nats.access();
         let connection = Connection::open(&access, &name, parts::PATIENCE, &metrics).await?;
         let gate = Gate::new(slots(&site.settings));
-        parts::set_up_site(&connection, &site, part == Part::Site { moved: true }).await?;
-        if part != Part::Worker {
-            parts::introduce(&connection, &site).await?;
-        }
         let activity = Activity::default();
         if let Some(length) = exit_when_idle {
             let (activity, stop) = (activity.clone(), stop.clone());
@@ -110,7 +106,23 @@ pub fn work(
                 stop.cancel();
             });
         }
-        parts::run_site(connection, site, phases, gate, activity, metrics, stop).await
+        parts::through_losses(&connection, &stop, async |stop| {
+            parts::set_up_site(&connection, &site, part == Part::Site { moved: true }).await?;
+            if part != Part::Worker {
+                parts::introduce(&connection, &site).await?;
+            }
+            parts::run_site(
+                connection.clone(),
+                Arc::clone(&site),
+                phases,
+                gate.clone(),
+                activity.clone(),
+                metrics.clone(),
+                stop,
+            )
+            .await
+        })
+        .await
     })
 }
 

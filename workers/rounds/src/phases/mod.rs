@@ -12,6 +12,7 @@ pub mod momentum;
 pub mod plan_verify;
 pub mod planned;
 pub mod preprocess;
+pub mod replica;
 pub mod train_round;
 
 use std::{ops::Range, path::PathBuf, sync::Arc};
@@ -155,7 +156,7 @@ impl Phase for Average {
 }
 
 /// What may decide the bytes of a result.
-fn described(site: &Site, task: &Task) -> Described {
+pub fn described(site: &Site, task: &Task) -> Described {
     let device = train_round::device_of(site, task).map_or("none", |device| device.as_str());
     Described {
         device: device.to_owned(),

@@ -224,6 +224,10 @@ fn what_is_measured(federation: &Federation) {
         }
     }
     measured::as_documented(federation, &["east", ORCHESTRATOR]);
+    let said = federation.said_by("east").unwrap();
+    let line = said.lines().find(|line| line.contains("train_loss")).unwrap();
+    let task = "task{job=\"spine\" phase=\"train-round\" site=\"east\" round=0 pass=0 shard=0}";
+    assert!(line.contains(task), "{line}");
 }
 
 /// Segments with the trained model at all three sites: the folder of what the zips held.

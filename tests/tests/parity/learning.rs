@@ -203,10 +203,10 @@ fn trainings() -> Vec<Value> {
         other("nnUNetTrainerBN", unbiased.clone()),
         other("nnUNetTrainerAdam3en4", unbiased.clone()),
         other("nnUNetTrainerAdan3en4", unbiased),
-        // Sample by sample, with the same batch Dice.
+        // Sample by sample, with the same batch Dice: a sum in another order.
         case(
             json!({"name": "labels_micro", "architecture": plain, "heads": 3, "regions": [], "ignore": null,
-            "batch_dice": true, "micro_batch": 1, "patch": [16, 16, 16],
+            "batch_dice": true, "micro_batch": 1, "iterations": 1, "patch": [16, 16, 16],
             "labels": {"background": 0, "a": 1, "b": 2}}),
         ),
     ]

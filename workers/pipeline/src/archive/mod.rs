@@ -1,7 +1,7 @@
 //! What outlives the nats-server: a folder that the orchestrators share.
 //!
-//!     <job>/messages.jsonl        the job's record and results, a message a line
-//!     <job>/artifacts/<digest>    what the orchestrators made: pooled documents, averages, the results folder
+//! - `<job>/messages.jsonl`: the job's record and results, a message a line;
+//! - `<job>/artifacts/<digest>`: what the orchestrators made: pooled documents, averages, the results folder.
 //!
 //! A conductor writes down what it has read before it acts on it, and a worker of the orchestrator keeps an artifact
 //! before it uploads it: nothing can follow from what is not here. What sites made is not kept. After a loss they make
@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use schemas::{names::GLOBAL, task::ArtifactRef};
+use schemas::{event::Event, names::GLOBAL, task::ArtifactRef};
 
 use crate::{Error, subjects};
 
@@ -39,9 +39,18 @@ impl Archive {
         Ok(Self { folder })
     }
 
-    /// Whether a job is in it.
+    /// Whether a job is in it. One that was only ever rejected is none: its id may be given again.
     pub fn has(&self, job: &str) -> bool {
-        schemas::names::check_token("job", job).is_ok() && self.messages(job).is_file()
+        let rejected = |line: &messages::Line| {
+            let event = schemas::parse::<Event>(line.payload.as_bytes());
+            matches!(event, Ok(Event::Rejected(_)))
+        };
+        schemas::names::check_token("job", job).is_ok()
+            && match messages::read(&self.messages(job)) {
+                Ok(lines) => !lines.iter().all(rejected),
+                // What cannot be read now may be a job.
+                Err(_) => true,
+            }
     }
 
     /// The number of the first submit of a new server: behind those of all jobs here that were named by theirs.

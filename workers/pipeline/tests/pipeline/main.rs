@@ -7,6 +7,7 @@ mod continued;
 mod elastic;
 mod histories;
 mod jobs;
+mod limited_time;
 mod model;
 mod server;
 mod streams;

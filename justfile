@@ -47,6 +47,33 @@ parity *arguments: setup setup-oracle
     printf '\n%-12s%-24s%-72s%14s%10s%10s%8s\n' stage 'data set' compared 'largest diff.' 'Rounds s' 'Python s' ratio
     sort -k2,2 -s target/parity.txt
 
+# Kill everything at random, over jobs on the demo's data, until 200 processes were killed; an hour on two cores
+chaos seed="1" kills="200": setup
+    cargo build --release --workspace
+    rm -rf target/chaos
+    target/release/rounds demo --home target/chaos --rounds 1 --iterations 1
+    ROUNDS_CHAOS_SEED={{ seed }} ROUNDS_CHAOS_KILLS={{ kills }} ROUNDS_CHAOS_DATA=$PWD/target/chaos/demo \
+        cargo test --release --workspace --test system -- --ignored --nocapture many_random_kills
+
+# Measure what a round costs without training, beside NVFLARE 2.9 in the same run
+overhead rounds="6": setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    test -x {{ tools }}/nvflare/bin/python || {{ python }} -m venv {{ tools }}/nvflare
+    {{ tools }}/nvflare/bin/pip install -q 'nvflare==2.9.0' numpy
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    cargo test --release --workspace --test system -- --ignored --nocapture overhead_of_a_round | tee "$work/rounds"
+    for megabytes in 12 120; do
+        {{ tools }}/nvflare/bin/python tests/oracle/overhead.py nvflare $megabytes {{ rounds }} "$work/$megabytes" \
+            2> "$work/log" | grep peer | tee -a "$work/nvflare"
+    done
+    python3 tests/oracle/overhead.py ratios "$work/rounds" "$work/nvflare"
+
+# Measure how a round's cost grows with the sites, and what a thousand rounds leave behind; stub trainers
+scale: setup
+    cargo test --release --workspace --test system -- --ignored --nocapture --test-threads 1 overhead_of_many
+
 # Measure beside Python nnU-Net, command against command; `just bench --data FOLDER` takes the data sets in it
 bench *arguments: setup setup-oracle build
     .tools/oracle/bin/python tests/oracle/bench.py target/release/rounds .tools/mni {{ arguments }}
@@ -74,6 +101,32 @@ bench-code: setup
 lint: setup
     cargo fmt --all --check
     cargo clippy --release --workspace --all-targets -- -D warnings
+
+# Check dashboards, alerts and runbooks: their form, and each panel of a real job that a real Prometheus reads. The
+# tests' build makes the program: another choice of packages would compile torch-sys anew
+check-dashboards *arguments: setup
+    cargo test --release --workspace --no-run
+    {{ python }} deploy/setup/checks.py {{ tools }}/checks prometheus
+    {{ python }} dashboards/build.py --check
+    {{ tools }}/checks/bin/python dashboards/check.py target/release/rounds {{ tools }}/mni {{ arguments }}
+
+# Draw the dashboards as dashboards/screenshots from a Prometheus that `just check-dashboards --keep FOLDER` left; 430 MB
+screenshots address start end:
+    {{ python }} deploy/setup/checks.py {{ tools }}/checks screenshots
+    {{ python }} dashboards/shots/shots.py {{ tools }}/checks/screenshots/node_modules {{ address }} {{ start }} {{ end }}
+
+# Check what deploy/ ships with the tools of those who read it
+check-deploy:
+    {{ python }} deploy/setup/checks.py {{ tools }}/checks deploy
+    NODE_MODULES={{ tools }}/checks/deploy/node_modules {{ python }} deploy/check.py {{ tools }}/checks/bin
+
+# Show the queue as KEDA reads it, and how long 1, 2 and 4 workers take to preprocess an nnU-Net raw data set
+scaling data: build
+    {{ python }} deploy/scaling.py target/release/rounds {{ data }}
+
+# Write the table of dashboards/METRICS.md anew from the code
+metrics: setup
+    ROUNDS_WRITE_METRICS=1 cargo test --release --workspace --test system -- the_table_of_metrics
 
 # Write schemas/v1 anew from the types
 schemas: setup

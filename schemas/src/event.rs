@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     job::{Device, InitialPlans, JobMessage},
     names::Phase,
-    task::{ArtifactRef, Failure, TaskInput, TaskKey},
+    task::{ArtifactRef, Failure, Picture, TaskInput, TaskKey},
 };
 
 /// One message on `rounds.job.<job>.>`: what a job's record consists of.
@@ -79,8 +79,11 @@ pub struct Accepted {
     pub seed: u64,
     /// [`crate::PROTOCOL_VERSION`].
     pub protocol: u32,
-    /// The version of the program that accepted it; sites must run the same.
+    /// The version of the program that accepted it.
     pub version: String,
+    /// The version of its algorithm; all who work on the job have the same. 0: not told.
+    #[serde(default)]
+    pub algorithm: u32,
     /// The job and round this one continues, for starting_fed_round > 0.
     pub continues: Option<Continuation>,
     /// The results folder of the job that the message names `job:<id>`, to segment with or to start from: that
@@ -298,6 +301,12 @@ pub struct Segmentations {
     pub cases: u32,
     /// Cases that failed, by ordinal.
     pub failures: Vec<Failure>,
+    /// How they did where the site has references, if the job asked: `nnunet::evaluate::Scores`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scores: Option<ArtifactRef>,
+    /// Some of them over their scans, if the job asked and the site allows it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pictures: Vec<Picture>,
 }
 
 /// What the rounds of a training job brought, in order.

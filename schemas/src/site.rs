@@ -1,5 +1,7 @@
 //! What a site tells of itself.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +17,9 @@ pub struct Announce {
     pub protocol: u32,
     /// The version of the site's program.
     pub version: String,
+    /// The version of the algorithm in it: programs of one version give the same bytes. 0: not told.
+    #[serde(default)]
+    pub algorithm: u32,
     /// The data sets that jobs may name.
     pub datasets: Vec<AnnouncedDataset>,
     /// The devices the site's workers have.
@@ -67,4 +72,32 @@ pub struct Progress {
     pub done: u64,
     /// Of how many.
     pub total: u64,
+}
+
+/// What a process of a site says every few seconds, on core NATS `rounds.heartbeat.<site>`. Lost ones are no loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Heartbeat {
+    /// The site, or `orchestrator`.
+    pub site: String,
+    /// The process, `<host>-<process id>`.
+    pub worker: String,
+    /// The version of its program.
+    pub version: String,
+    /// Its clock: seconds since 1970, in UTC.
+    pub time: f64,
+    /// Those of its metrics that leave a site; dashboards/METRICS.md lists them.
+    pub samples: Vec<Sample>,
+}
+
+/// One series of a metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// The metric's name.
+    pub name: String,
+    /// Its labels but for the site, which the heartbeat names.
+    pub labels: BTreeMap<String, String>,
+    /// Its value.
+    pub value: f64,
 }

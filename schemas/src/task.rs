@@ -153,6 +153,18 @@ pub enum TaskInput {
         best: Weights,
         /// What the training log and progress.png show.
         history: History,
+        /// How the last average segmented the validation cases, in site and shard order, if the job asks.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        validations: Vec<SiteScores>,
+    },
+    /// infer pass 3, of a training job that asks: segment and score a shard of the fold's validation cases.
+    Validate {
+        /// What was planned from.
+        pooled: Pooled,
+        /// The digest every site's plans had.
+        plans_digest: String,
+        /// The last average.
+        weights: Weights,
     },
     /// infer pass 0: digest the model and count the cases.
     InspectModel {},
@@ -214,6 +226,16 @@ impl Weights {
             Weights::Average { artifact } => &artifact.digest,
         }
     }
+}
+
+/// How some of a site's cases were segmented.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SiteScores {
+    /// The site.
+    pub site: String,
+    /// `nnunet::evaluate::Scores`.
+    pub scores: ArtifactRef,
 }
 
 /// One site's weights in an average.
@@ -395,6 +417,9 @@ pub enum TaskOutput {
         /// Digest of those weights.
         #[serde(default)]
         base: String,
+        /// Length (L2) of what the round added to the weights; none for a scoring pass.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        update_norm: Option<f64>,
     },
     /// average pass 0.
     Averaged {
@@ -405,6 +430,11 @@ pub enum TaskOutput {
     Results {
         /// The results folder as a zip.
         archive: ArtifactRef,
+    },
+    /// infer pass 3.
+    Validated {
+        /// How the cases were segmented: `nnunet::evaluate::Scores`.
+        scores: ArtifactRef,
     },
     /// infer pass 0.
     Model {
@@ -428,7 +458,23 @@ pub enum TaskOutput {
         cases: u32,
         /// Cases that failed, by ordinal.
         failures: Vec<Failure>,
+        /// How the segmentations did where the site has references, if the job asks: `nnunet::evaluate::Scores`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scores: Option<ArtifactRef>,
+        /// Segmentations over their scans, if the job asks and the site allows it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pictures: Vec<Picture>,
     },
+}
+
+/// A segmentation over its scan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Picture {
+    /// The case's ordinal in the site's list.
+    pub case: u32,
+    /// A PNG.
+    pub image: ArtifactRef,
 }
 
 /// One local epoch.

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use schemas::{
     event::Event,
     job::JobMessage,
-    site::{Announce, Progress, SiteFolder},
+    site::{Announce, Heartbeat, Progress, SiteFolder},
     task::{Task, TaskResult},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -83,6 +83,7 @@ fn tasks() {
 #[test]
 fn sites() {
     check::<Announce>("announce");
+    check::<Heartbeat>("heartbeat");
     check::<Progress>("progress");
     check::<SiteFolder>("site-folder");
 }

@@ -1,9 +1,11 @@
 """Rounds beside Python nnU-Net, command against command, in the same run on the same cores; `just bench`.
 
-bench.py ROUNDS MNI [--data FOLDER] [--runs N] [--cores N]
+bench.py ROUNDS MNI [--data FOLDER] [--runs N] [--cores N] [--only predict|export]
 
 ROUNDS is the program, MNI the folder of the template; FOLDER holds nnU-Net raw data sets of one kind, which are pooled
-(the hippocampus data), else the isotropic cut of the template is taken. Prints, for each command, the median wall
+(the hippocampus data), else the isotropic cut of the template is taken. With --only predict the prediction is measured
+alone; with --only export that of one scan of 512 x 512 x 400 voxels and 20 classes with a tiny network, nearly all of
+which is export: it takes Python minutes and 10 GB of memory, and is not measured otherwise. Prints, for each command, the median wall
 time, processor time and the memory of its largest process, and the ratio Python to Rounds. Asserts nothing.
 """
 
@@ -20,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import large_case
 import stages
 
 # Of a training epoch.
@@ -105,16 +108,99 @@ def row(what, a, b):
           f"{b[0] / a[0]:>8.1f}{b[2] / a[2]:>8.1f}", flush=True)
 
 
+class Bench:
+    """Both programs' commands, in folders of their own."""
+
+    def __init__(self, root, rounds, cores, runs):
+        self.root, self.rounds, self.cores, self.runs = root, rounds, cores, runs
+        self.python = Path(sys.executable).parent
+        shared = {"nnUNet_raw": str(root / "nnUNet_raw"), "nnUNet_results": str(root / "results")}
+        self.ours = os.environ | shared | {"nnUNet_preprocessed": str(root / "ours")}
+        self.theirs = os.environ | shared | {"nnUNet_preprocessed": str(root / "theirs")}
+
+    def both(self, what, verb, *flags, prepare=lambda: None, output=False):
+        samples = []
+        for _ in range(self.runs):
+            prepare()
+            out = [["-o", self.root / f"{side}-out"] if output else [] for side in ("ours", "theirs")]
+            samples.append((
+                measure([self.rounds, "nnunet", verb, *flags, *out[0]], self.ours, self.cores),
+                measure([self.python / f"nnUNetv2_{verb.replace('-', '_')}", *flags, *out[1]], self.theirs,
+                        self.cores)))
+        figures = (zip(*(sample[side] for sample in samples)) for side in (0, 1))
+        row(what, *(list(map(statistics.median, side)) for side in figures))
+
+    def clean(self, dataset):
+        for side in ("ours", "theirs"):
+            shutil.rmtree(self.root / side / dataset / "nnUNetPlans_3d_fullres", ignore_errors=True)
+
+    def prepare(self, number, name, cases):
+        self.both(f"fingerprint, {cases} cases", "extract-fingerprint", "-d", number, "--clean", "-np", self.processes)
+        self.both("fingerprint, 512 x 512 x 200", "extract-fingerprint", "-d", "106", "--clean", "-np", "1")
+        self.plan(number)
+        self.plan("106", "-overwrite_target_spacing", "1.5", "0.9", "0.9")
+        self.both(f"preprocess, {cases} cases", "preprocess", "-d", number, "-c", "3d_fullres", "-np", self.processes,
+                  prepare=lambda: self.clean(name))
+        self.both("preprocess, 512 x 512 x 200", "preprocess", "-d", "106", "-c", "3d_fullres", "-np", "1",
+                  prepare=lambda: self.clean("Dataset106_Volume"))
+        for what, dataset in ((f"size on disk, {cases} cases", name),
+                              ("size on disk, 512 x 512 x 200", "Dataset106_Volume")):
+            a, b = (folder_size(self.root / side / dataset / "nnUNetPlans_3d_fullres") for side in ("ours", "theirs"))
+            print(f"{what:<34}{a:>23.1f} MB{b:>23.1f} MB{b / a:>16.2f}")
+
+    def plan(self, number, *flags):
+        for command, side in (([self.rounds, "nnunet", "plan"], self.ours),
+                              ([self.python / "nnUNetv2_plan_experiment"], self.theirs)):
+            measure([*command, "-d", number, *flags], side, self.cores)
+
+    def train(self, number):
+        epoch = r"Epoch time: ([0-9.]+) s"
+        short = [f"--iterations-per-epoch={ITERATIONS}", "--val-iterations-per-epoch=1"]
+        # The second epoch: the first also starts the loaders.
+        a = until([*self.trainer(number), *short, "-tr", "nnUNetTrainer_5epochs", "--disable_checkpointing"],
+                  self.ours, self.cores, epoch, 2)
+        b = until([self.python / "python", Path(__file__).parent / "training.py", number, str(ITERATIONS)],
+                  self.theirs, self.cores, epoch, 2)
+        a, b = (float(seconds[1]) / ITERATIONS for seconds in (a, b))
+        print(f"{'train, an iteration, 3d_fullres':<34}{a:>10.2f}{b:>26.2f}{b / a:>24.1f}", flush=True)
+
+    def predict(self, number, name):
+        # Any model will do to measure prediction.
+        short = ["-tr", "nnUNetTrainer_1epoch", "--iterations-per-epoch=1", "--val-iterations-per-epoch=1"]
+        until([*self.trainer(number), *short], self.ours, self.cores, "Training done", 1)
+        (model,) = (self.root / "results" / name).glob("nnUNetTrainer_1epoch__*")
+        scans = self.root / "scans"
+        scans.mkdir()
+        for scan in sorted((self.root / "nnUNet_raw" / name / "imagesTr").iterdir())[:20]:
+            (scans / scan.name).symlink_to(scan)
+        count = len(list(scans.iterdir()))
+        self.both(f"predict, {count} scans, mirrored", "predict-from-modelfolder", "-i", scans, "-m", model, "-f",
+                  "all", "-device", "cpu", "-npp", self.processes, "-nps", self.processes, output=True)
+
+    def export(self, name):
+        large_case.make(self.root / "ours" / name / "nnUNetPlans.json", self.root / "large", 400, 20)
+        self.both("export, 512 x 512 x 400, 20 classes", "predict-from-modelfolder", "-i", self.root / "large/images",
+                  "-m", self.root / "large/model", "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1",
+                  "--disable_tta", "-step_size", "1", output=True)
+
+    @property
+    def processes(self):
+        return str(len(self.cores))
+
+    def trainer(self, number):
+        return [self.rounds, "nnunet", "train", number, "3d_fullres", "all", "-device", "cpu"]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("rounds", type=Path)
     parser.add_argument("mni", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--only", choices=("predict", "export"))
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
     cores = set(sorted(os.sched_getaffinity(0))[: arguments.cores])
-    python = Path(sys.executable).parent
 
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -125,68 +211,21 @@ def main():
         else:
             stages.make(root, arguments.mni)
             number, name = "101", "Dataset101_Isotropic"
-        large(arguments.mni, root / "nnUNet_raw/Dataset106_Volume")
-        environment = {"nnUNet_raw": str(root / "nnUNet_raw"), "nnUNet_results": str(root / "results")}
-        ours = os.environ | environment | {"nnUNet_preprocessed": str(root / "ours")}
-        theirs = os.environ | environment | {"nnUNet_preprocessed": str(root / "theirs")}
-        processes = str(len(cores))
+        bench = Bench(root, arguments.rounds, cores, arguments.runs)
         print(f"{len(cores)} cores, {arguments.runs} runs of each; memory of the largest process")
         print(f"{'':<34}{'Rounds':>26}{'Python':>26}{'ratio':>16}")
         print(f"{'':<34}{'wall s':>10}{'cpu s':>8}{'MB':>8}{'wall s':>10}{'cpu s':>8}{'MB':>8}{'wall':>8}{'MB':>8}")
-
-        def both(what, verb, *flags, prepare=lambda: None):
-            samples = []
-            for _ in range(arguments.runs):
-                prepare()
-                samples.append((
-                    measure([arguments.rounds, "nnunet", verb, *flags], ours, cores),
-                    measure([python / f"nnUNetv2_{verb.replace('-', '_')}", *flags], theirs, cores)))
-            figures = (zip(*(sample[side] for sample in samples)) for side in (0, 1))
-            row(what, *(list(map(statistics.median, side)) for side in figures))
-
-        def clean(dataset):
-            for side in ("ours", "theirs"):
-                shutil.rmtree(root / side / dataset / "nnUNetPlans_3d_fullres", ignore_errors=True)
-
-        cases = len(list((root / "nnUNet_raw" / name / "labelsTr").iterdir()))
-        both(f"fingerprint, {cases} cases", "extract-fingerprint", "-d", number, "--clean", "-np", processes)
-        both("fingerprint, 512 x 512 x 200", "extract-fingerprint", "-d", "106", "--clean", "-np", "1")
-        for dataset, flags in ((number, ()), ("106", ("-overwrite_target_spacing", "1.5", "0.9", "0.9"))):
-            for command, side in (([arguments.rounds, "nnunet", "plan"], ours),
-                                  ([python / "nnUNetv2_plan_experiment"], theirs)):
-                measure([*command, "-d", dataset, *flags], side, cores)
-        both(f"preprocess, {cases} cases", "preprocess", "-d", number, "-c", "3d_fullres", "-np", processes,
-             prepare=lambda: clean(name))
-        both("preprocess, 512 x 512 x 200", "preprocess", "-d", "106", "-c", "3d_fullres", "-np", "1",
-             prepare=lambda: clean("Dataset106_Volume"))
-        for what, dataset in ((f"size on disk, {cases} cases", name),
-                              ("size on disk, 512 x 512 x 200", "Dataset106_Volume")):
-            a, b = (folder_size(root / side / dataset / "nnUNetPlans_3d_fullres") for side in ("ours", "theirs"))
-            print(f"{what:<34}{a:>23.1f} MB{b:>23.1f} MB{b / a:>16.2f}")
-
-        epoch = r"Epoch time: ([0-9.]+) s"
-        train = [arguments.rounds, "nnunet", "train", number, "3d_fullres", "all", "-device", "cpu"]
-        short = [f"--iterations-per-epoch={ITERATIONS}", "--val-iterations-per-epoch=1"]
-        # The second epoch: the first also starts the loaders.
-        a = until([*train, *short, "-tr", "nnUNetTrainer_5epochs", "--disable_checkpointing"], ours, cores, epoch, 2)
-        b = until([python / "python", Path(__file__).parent / "training.py", number, str(ITERATIONS)], theirs, cores,
-                  epoch, 2)
-        a, b = (float(seconds[1]) / ITERATIONS for seconds in (a, b))
-        print(f"{'train, an iteration, 3d_fullres':<34}{a:>10.2f}{b:>26.2f}{b / a:>24.1f}", flush=True)
-
-        # Any model will do to measure prediction.
-        until([*train, "-tr", "nnUNetTrainer_1epoch", "--iterations-per-epoch=1", "--val-iterations-per-epoch=1"], ours,
-              cores, "Training done", 1)
-        (model,) = (root / "results" / name).glob("nnUNetTrainer_1epoch__*")
-        scans = root / "scans"
-        scans.mkdir()
-        for scan in sorted((root / "nnUNet_raw" / name / "imagesTr").iterdir())[:20]:
-            (scans / scan.name).symlink_to(scan)
-        flags = ["-i", scans, "-m", model, "-f", "all", "-device", "cpu", "-npp", processes, "-nps", processes]
-        a = measure([arguments.rounds, "nnunet", "predict-from-modelfolder", *flags, "-o", root / "ours-out"],
-                    ours, cores)
-        b = measure([python / "nnUNetv2_predict_from_modelfolder", *flags, "-o", root / "theirs-out"], theirs, cores)
-        row(f"predict, {len(list(scans.iterdir()))} scans, mirrored", a, b)
+        if arguments.only:
+            for command in ("extract-fingerprint", "plan", "preprocess"):
+                flags = ["-c", "3d_fullres"] if command == "preprocess" else []
+                measure([bench.rounds, "nnunet", command, "-d", number, *flags], bench.ours, cores)
+            if arguments.only == "export":
+                return bench.export(name)
+        else:
+            large(arguments.mni, root / "nnUNet_raw/Dataset106_Volume")
+            bench.prepare(number, name, len(list((root / "nnUNet_raw" / name / "labelsTr").iterdir())))
+            bench.train(number)
+        bench.predict(number, name)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 //! A federation of real processes: a nats-server, an orchestrator, sites, each with its settings file.
 
+mod trouble;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -27,6 +29,7 @@ use tokio::{
 
 use crate::{
     process::{self, RoundsProcess},
+    proxy::Proxy,
     scans::Scans,
 };
 
@@ -61,6 +64,7 @@ impl Dataset<'_> {
 /// What runs. All of it is killed when dropped.
 pub struct Federation {
     processes: BTreeMap<String, RoundsProcess>,
+    lines: BTreeMap<String, Proxy>,
     client: Client,
     runtime: Runtime,
     server: Server,
@@ -90,16 +94,23 @@ impl Federation {
         ))?;
         let mut federation = Self {
             processes: BTreeMap::new(),
+            lines: BTreeMap::new(),
             client: Client::new(connection),
             runtime,
             server,
             scratch,
             starts: 0,
         };
-        let settings = federation.settings(ORCHESTRATOR, "");
-        fs::write(federation.settings_file(ORCHESTRATOR), settings)?;
-        federation.run(ORCHESTRATOR)?;
+        federation.orchestrator(ORCHESTRATOR)?;
         Ok(federation)
+    }
+
+    /// Starts an orchestrator, whose name begins with [`ORCHESTRATOR`]. All share one archive.
+    pub fn orchestrator(&mut self, name: &str) -> Result<()> {
+        let own = format!("archive = {:?}", self.archive());
+        let settings = self.settings(name, &own);
+        fs::write(self.settings_file(name), settings)?;
+        self.run(name)
     }
 
     /// Starts a federation whose sites each have one data set of their own name, made as `scans` say:
@@ -145,10 +156,14 @@ impl Federation {
 
     fn settings(&self, name: &str, own: &str) -> String {
         let address = self.server.address();
+        let url = match self.lines.get(name) {
+            Some(line) => line.url(),
+            None => address.url.clone(),
+        };
         let root = self.root(name);
         format!(
             "root = {root:?}\nmetrics = \"127.0.0.1:0\"\n{own}\n[nats]\nurl = {:?}\ntoken = {:?}\n",
-            address.url, address.token
+            url, address.token
         )
     }
 
@@ -166,7 +181,7 @@ impl Federation {
         self.starts += 1;
         let log = self.folder().join(format!("{name}-{}.log", self.starts));
         let settings = self.settings_file(name);
-        let command = if name == ORCHESTRATOR {
+        let command = if name.starts_with(ORCHESTRATOR) {
             ORCHESTRATOR
         } else {
             "site"
@@ -174,34 +189,6 @@ impl Federation {
         let mut process = RoundsProcess::start(&[command.as_ref(), settings.as_os_str()], &log)?;
         process.wait_for("ready", PATIENCE)?;
         self.processes.insert(name.to_owned(), process);
-        Ok(())
-    }
-
-    /// Kills the orchestrator or a site in mid-work, and starts it again.
-    pub fn kill(&mut self, name: &str) -> Result<()> {
-        let process = self.processes.get_mut(name).context("no such process")?;
-        process.kill();
-        self.run(name)
-    }
-
-    /// Tells a site to end, waits until it has handed its work back, and starts it again.
-    pub fn drain(&mut self, name: &str) -> Result<()> {
-        self.signal(name, libc::SIGTERM)?;
-        let process = self.processes.get_mut(name).context("no such process")?;
-        let status = process.wait(PATIENCE)?;
-        ensure!(status.success(), "{name} ended with {status}\n{}", process.said());
-        self.run(name)
-    }
-
-    /// Sends a signal to the orchestrator or a site, such as SIGSTOP.
-    pub fn signal(&self, name: &str, signal: libc::c_int) -> Result<()> {
-        let process = self.processes.get(name).context("no such process")?;
-        let group = libc::pid_t::try_from(process.id())?;
-        // SAFETY: kill takes no pointers; the group is the process's own.
-        ensure!(
-            unsafe { libc::kill(-group, signal) } == 0,
-            "{name} was gone before"
-        );
         Ok(())
     }
 
@@ -220,15 +207,9 @@ impl Federation {
         Ok(())
     }
 
-    /// Kills the nats-server; its keeper starts it again at the same address.
-    pub fn kill_server(&self) -> Result<()> {
-        let process = libc::pid_t::try_from(self.server.process_id())?;
-        // SAFETY: kill takes no pointers.
-        ensure!(
-            unsafe { libc::kill(process, libc::SIGKILL) } == 0,
-            "the nats-server was gone before"
-        );
-        Ok(())
+    /// The archive of the orchestrators.
+    pub fn archive(&self) -> PathBuf {
+        self.folder().join("archive")
     }
 
     /// The folder of everything: data sets are made in it.

@@ -72,6 +72,14 @@ pub struct Federation {
     )]
     #[schemars(range(min = 1))]
     pub round_deadline_seconds: Option<u32>,
+    /// How long a site trains in a round, at most epochs_per_round epochs and at least one iteration; the default is
+    /// all of those epochs. What a site counts in the average is then multiplied by the iterations it did.
+    #[serde(
+        deserialize_with = "lax::optional_u32",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 1))]
+    pub round_seconds: Option<u32>,
     /// The learning rate's horizon in rounds; the default is starting_fed_round + num_rounds.
     #[serde(
         deserialize_with = "lax::optional_u32",
@@ -80,6 +88,14 @@ pub struct Federation {
     pub total_rounds: Option<u32>,
     /// Devices of single sites, in place of the payload's.
     pub site_devices: IndexMap<String, Device>,
+    /// Whether segmentations are scored at the sites: an inference job's where there are references, and a training
+    /// job's validation cases, which it then segments with the last average as nnU-Net does at the end of a training.
+    /// What leaves a site are counts of voxels, one set a case.
+    pub evaluate: bool,
+    /// Cases of an inference job that each site draws over their scans, where it allows it: those with the lowest Dice
+    /// where they are evaluated, else the first ones.
+    #[serde(deserialize_with = "lax::u32")]
+    pub pictures: u32,
 }
 
 impl Default for Federation {
@@ -102,8 +118,11 @@ impl Default for Federation {
             fedprox_mu: None,
             min_sites: None,
             round_deadline_seconds: None,
+            round_seconds: None,
             total_rounds: None,
             site_devices: IndexMap::new(),
+            evaluate: false,
+            pictures: 0,
         }
     }
 }
@@ -207,6 +226,7 @@ impl Federation {
             ("shard_cases", Some(self.shard_cases)),
             ("min_sites", self.min_sites),
             ("round_deadline_seconds", self.round_deadline_seconds),
+            ("round_seconds", self.round_seconds),
         ] {
             if value == Some(0) {
                 return Err(Invalid::new(

@@ -1,12 +1,12 @@
 //! Jobs whose sites are told to end, fall asleep and come back, and jobs that are cancelled and resumed.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use pipeline::client::Watched;
 use schemas::{
     event::{Event, Finished},
     names::Phase,
-    task::TaskInput,
+    task::{Outcome, TaskInput, TaskOutput},
 };
 use serde_json::{Value, json};
 use tests::{
@@ -48,6 +48,7 @@ fn sites_come_and_go_and_jobs_are_resumed() {
     let calm = federation.finished(&calm).unwrap();
     what_is_drained_cancelled_and_resumed_ends_in_the_same_bytes(&mut federation, &calm);
     a_round_goes_on_without_a_site_that_sleeps(&federation);
+    a_round_of_limited_time_counts_iterations(&federation);
 }
 
 fn a_worker_with_another_folder_is_refused(federation: &Federation) {
@@ -97,7 +98,10 @@ fn what_is_drained_cancelled_and_resumed_ends_in_the_same_bytes(
     // Nobody works on it any more.
     for site in SITES {
         federation
-            .measured(site, "rounds_tasks_in_flight{phase=\"train-round\"} 0")
+            .measured(
+                site,
+                &format!("rounds_tasks_in_flight{{phase=\"train-round\",site=\"{site}\"}} 0"),
+            )
             .unwrap();
     }
     let refused = federation
@@ -148,4 +152,40 @@ fn a_round_goes_on_without_a_site_that_sleeps(federation: &Federation) {
         shown.contains("gamma: late or failed, and counts nowhere"),
         "{shown}"
     );
+}
+
+/// An epoch that would take hours ends after a second, or behind its first iteration.
+fn a_round_of_limited_time_counts_iterations(federation: &Federation) {
+    let limited = json!({ "round_seconds": 1, "iterations_per_epoch": 1_000_000 });
+    let job = federation.submit(&message("limited", 1, limited)).unwrap();
+    let mut watching = federation.watch(&job).unwrap();
+    let (mut done, mut weights) = (BTreeMap::new(), BTreeMap::new());
+    let finished = loop {
+        match watching.next(federation).unwrap() {
+            Watched::Result(result) => {
+                if let Outcome::Done {
+                    output: TaskOutput::Trained { epochs, update, .. },
+                } = result.outcome
+                    && update.is_some()
+                {
+                    let iterations: u64 = epochs.iter().map(|epoch| u64::from(epoch.iterations)).sum();
+                    done.insert(result.key.site, iterations);
+                }
+            }
+            Watched::Event(Event::Released(release)) => {
+                if let TaskInput::Average { updates } = &release.work[0].input {
+                    weights.extend(updates.iter().map(|update| (update.site.clone(), update.weight)));
+                }
+            }
+            Watched::Event(Event::Finished(finished)) => break *finished,
+            Watched::Event(event) if event.is_end() => panic!("{event:?}\n{}", federation.said()),
+            _ => {}
+        }
+    };
+    assert_eq!((done.len(), weights.len()), (3, 3));
+    for (site, iterations) in done {
+        assert!((1..1_000_000).contains(&iterations));
+        assert_eq!(weights[&site], 2 * iterations, "cases times iterations at {site}");
+    }
+    assert_eq!(finished.history.epochs.len(), 1);
 }

@@ -13,7 +13,7 @@ use tests::{
     scans::{SMALL, Scans},
 };
 
-use crate::{continuation, predict_with_python};
+use crate::{continuation, measured, predict_with_python};
 
 /// Site north names its folder for the id that jobs use, east maps its own to it, and west stores .nii.
 fn federation() -> Federation {
@@ -195,15 +195,22 @@ fn what_is_measured(federation: &Federation) {
         (
             "east",
             &[
-                "rounds_tasks_total{outcome=\"done\",phase=\"train-round\"} 3",
-                "rounds_task_duration_seconds_count{phase=\"preprocess\"} 3",
+                "rounds_tasks_total{outcome=\"done\",phase=\"train-round\",site=\"east\"} 3",
+                "rounds_task_duration_seconds_count{phase=\"preprocess\",site=\"east\"} 3",
                 "rounds_nats_connected 1",
             ][..],
         ),
         (
             ORCHESTRATOR,
             &[
-                "rounds_tasks_total{outcome=\"done\",phase=\"average\"} 3",
+                "rounds_tasks_total{outcome=\"done\",phase=\"average\",site=\"orchestrator\"} 3",
+                "rounds_round_duration_seconds_count{job=\"spine\"} 2",
+                "rounds_round_stage_seconds_count{job=\"spine\",stage=\"average\"} 2",
+                "rounds_round_updates_received{job=\"spine\"} 3",
+                "rounds_plan_mismatch{job=\"spine\",site=\"north\"} 0",
+                "rounds_site_update_norm{job=\"spine\",site=\"north\"}",
+                // What west itself counted.
+                "rounds_site_train_iterations_total{site=\"west\",worker=",
                 "rounds_job_rounds_completed{job=\"spine\"} 2",
                 "rounds_job_state{job=\"spine\",state=\"finished\"} 1",
                 "rounds_site_train_loss{job=\"spine\",site=\"west\"}",
@@ -216,6 +223,11 @@ fn what_is_measured(federation: &Federation) {
             federation.measured(process, series).unwrap();
         }
     }
+    measured::as_documented(federation, &["east", ORCHESTRATOR]);
+    let said = federation.said_by("east").unwrap();
+    let line = said.lines().find(|line| line.contains("train_loss")).unwrap();
+    let task = "task{job=\"spine\" phase=\"train-round\" site=\"east\" round=0 pass=0 shard=0}";
+    assert!(line.contains(task), "{line}");
 }
 
 /// Segments with the trained model at all three sites: the folder of what the zips held.
@@ -274,7 +286,9 @@ fn unpacked(zip: &Path, folder: &Path, ending: &str) -> BTreeMap<String, String>
     let names: Vec<String> = zip.file_names().map(str::to_owned).collect();
     let (documents, segmentations): (Vec<String>, Vec<String>) =
         names.into_iter().partition(|name| name.ends_with(".json"));
-    assert_eq!(documents.len(), 1, "{documents:?}");
+    let names = |document: &String| document.split_once('/').unwrap().1.to_owned();
+    let documents: Vec<String> = documents.iter().map(names).collect();
+    assert_eq!(documents, ["dataset.json", "inference.json", "plans.json"]);
     let case = |name: &String| {
         let (_, file) = name.split_once('/').unwrap();
         file.strip_suffix(ending).unwrap().to_owned()

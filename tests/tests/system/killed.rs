@@ -1,6 +1,9 @@
 //! A job during which everything is killed once ends with the same bytes as one that was left alone.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use pipeline::client::Watched;
 use schemas::{
@@ -10,14 +13,18 @@ use schemas::{
 };
 use serde_json::json;
 use tests::{
-    federation::{Federation, ORCHESTRATOR},
+    federation::{Federation, ORCHESTRATOR, Watching},
     scans::SMALL,
 };
+
+use crate::scored;
 
 const SITES: [&str; 3] = ["alpha", "beta", "gamma"];
 
 fn federation() -> Federation {
-    Federation::of_sites(41, &SITES, &SMALL, |_, _| String::new()).unwrap()
+    // Only this one lets pictures of its scans go.
+    let pictures = |site: &str| format!("pictures = {}", site == "alpha");
+    Federation::of_sites(41, &SITES, &SMALL, |_, site| pictures(site)).unwrap()
 }
 
 /// What is killed, and in what of the job.
@@ -26,6 +33,8 @@ enum Kill {
     Orchestrator,
     Site,
     Server,
+    /// The server, and its disk with it.
+    Disk,
 }
 
 /// What a thing that happens to the job is the moment for.
@@ -46,13 +55,24 @@ fn moment(happened: &Watched) -> Option<Kill> {
         {
             Some(Kill::Server)
         }
+        Watched::Event(Event::Released(release)) if (release.phase, release.round) == (Phase::Average, 1) => {
+            Some(Kill::Disk)
+        }
         _ => None,
     }
 }
 
-/// Trains a job, with a trainer whose network has running statistics; `killing`: with everything killed once. The job's
-/// end and its final checkpoint.
-fn train(killing: bool) -> (Finished, Vec<u8>) {
+/// What a federation made.
+struct Made {
+    finished: Finished,
+    checkpoint: Vec<u8>,
+    /// The sites' zips of segmentations.
+    zips: Vec<Vec<u8>>,
+}
+
+/// Trains a job, with a trainer whose network has running statistics, and segments with the result; `killing`: with
+/// everything killed once.
+fn train_and_segment(killing: bool) -> Made {
     let mut federation = federation();
     let job = federation
         .submit(&json!({
@@ -60,10 +80,11 @@ fn train(killing: bool) -> (Finished, Vec<u8>) {
             "datasets": SITES,
             "payload": { "mode": "training", "num_rounds": 2, "dataset_id": 41,
                          "model_configuration": "3d_fullres", "device": "cpu", "trainer_name": "nnUNetTrainerBN" },
-            "federation": { "iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "seed": 5 },
+            "federation": { "iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "seed": 5,
+                            "shard_cases": 3, "evaluate": true },
         }))
         .unwrap();
-    let mut left = vec![Kill::Orchestrator, Kill::Site, Kill::Server];
+    let mut left = vec![Kill::Orchestrator, Kill::Site, Kill::Server, Kill::Disk];
     let mut watching = federation.watch(&job).unwrap();
     let finished = loop {
         let happened = watching.next(&federation).unwrap();
@@ -78,6 +99,10 @@ fn train(killing: bool) -> (Finished, Vec<u8>) {
                 Kill::Orchestrator => federation.kill(ORCHESTRATOR).unwrap(),
                 Kill::Site => federation.kill("beta").unwrap(),
                 Kill::Server => federation.kill_server().unwrap(),
+                Kill::Disk => {
+                    federation.lose_disk().unwrap();
+                    watching = come_back(&federation, &job);
+                }
             }
             left.retain(|other| *other != kill);
         }
@@ -85,11 +110,83 @@ fn train(killing: bool) -> (Finished, Vec<u8>) {
     if killing {
         assert!(left.is_empty(), "{left:?} was not killed");
         // The site died at its work: its next process got the same task once more.
-        let again = "rounds_task_redeliveries_total{phase=\"train-round\"} 1";
-        federation.measured("beta", again).unwrap();
+        redelivered(&federation, "beta", Phase::TrainRound);
+        assert_eq!(finished.resumes, 1, "the archive brought it back");
     }
     let model = federation.download(&job).unwrap();
-    (finished, checkpoint(&model[0]))
+    let zips = segment(&mut federation, killing);
+    scored::summary_is_of_all_sites(&federation, &zips);
+    scored::validation_is_as_of_one_folder(&federation, &model[0].join("fold_all/validation"), &zips);
+    scored::reports_show_it(&federation, &model[0]);
+    Made {
+        finished,
+        checkpoint: checkpoint(&model[0]),
+        zips: zips.iter().map(|zip| fs::read(zip).unwrap()).collect(),
+    }
+}
+
+/// Segments the training cases of all sites, in three shards a site; `killing`: with one site killed in its second.
+/// The zips, and the summary.
+fn segment(federation: &mut Federation, killing: bool) -> Vec<PathBuf> {
+    let job = federation
+        .submit(&json!({
+            "job_id": "segment",
+            "datasets": SITES,
+            "payload": { "mode": "inference", "checkpoint_path": "job:steady", "fold_id": "all", "device": "cpu" },
+            "federation": { "shard_cases": 2, "evaluate": true, "pictures": 2 },
+        }))
+        .unwrap();
+    let mut left = killing;
+    let mut watching = federation.watch(&job).unwrap();
+    loop {
+        match watching.next(federation).unwrap() {
+            Watched::Event(Event::Finished(_)) => break,
+            Watched::Event(event) if event.is_end() => panic!("{event:?}\n{}", federation.said()),
+            Watched::Progress(progress) if left && progress.site == "gamma" && progress.shard == 1 => {
+                federation.kill("gamma").unwrap();
+                left = false;
+            }
+            _ => {}
+        }
+    }
+    assert!(!left, "gamma was not killed");
+    if killing {
+        redelivered(federation, "gamma", Phase::Infer);
+    }
+    federation.download(&job).unwrap()
+}
+
+/// The site's process got a task of the phase that an earlier one had left. The server's death may bring others again.
+fn redelivered(federation: &Federation, site: &str, phase: Phase) {
+    let series = format!("rounds_task_redeliveries_total{{phase=\"{phase}\",site=\"{site}\"}} ");
+    let what = format!("{site} is given its task again");
+    federation
+        .until(&what, || {
+            let page = federation.metrics(site)?;
+            let counted = page.lines().find_map(|line| line.strip_prefix(&series));
+            Ok(counted.is_some_and(|count| count.trim() != "0"))
+        })
+        .unwrap();
+}
+
+/// Everything sets itself up anew, and the job goes on from the archive.
+fn come_back(federation: &Federation, job: &str) -> Watching {
+    federation
+        .until("all sites are back", || {
+            let sites = federation.command(&["sites"]).unwrap_or_default();
+            Ok(SITES.iter().all(|site| sites.contains(site)))
+        })
+        .unwrap();
+    let archive = federation.archive();
+    let archive = archive.to_str().unwrap();
+    let said = federation
+        .command(&["resume", job, "--archive", archive])
+        .unwrap();
+    assert!(
+        said.contains("is back from the archive") && said.contains("goes on"),
+        "{said}"
+    );
+    federation.watch(job).unwrap()
 }
 
 fn checkpoint(model: &Path) -> Vec<u8> {
@@ -98,13 +195,18 @@ fn checkpoint(model: &Path) -> Vec<u8> {
 
 #[test]
 fn what_is_killed_in_mid_work_changes_no_byte() {
-    let (calm, calm_checkpoint) = train(false);
-    let (killed, killed_checkpoint) = train(true);
-    let weights = |finished: &Finished| -> Vec<String> {
-        let scores = finished.history.scores.iter();
+    let calm = train_and_segment(false);
+    let killed = train_and_segment(true);
+    let weights = |made: &Made| -> Vec<String> {
+        let scores = made.finished.history.scores.iter();
         scores.map(|score| score.weights.clone()).collect()
     };
     assert_eq!(weights(&calm), weights(&killed));
-    assert_eq!(calm.history, killed.history);
-    assert!(calm_checkpoint == killed_checkpoint, "the checkpoints differ");
+    assert_eq!(calm.finished.history, killed.finished.history);
+    assert!(calm.checkpoint == killed.checkpoint, "the checkpoints differ");
+    // A zip a site, and the summary.
+    assert_eq!(calm.zips.len(), 4);
+    for (place, (calm, killed)) in calm.zips.iter().zip(&killed.zips).enumerate() {
+        assert!(calm == killed, "the zip of {:?} differs", SITES.get(place));
+    }
 }

@@ -1,13 +1,18 @@
 //! The whole system: real processes, a real nats-server. And the rules of the house.
 
 mod cache;
+mod chaos;
 mod continuation;
 mod descriptors;
+mod doctor;
 mod elastic;
 mod house;
 mod initial_checkpoint;
 mod job;
 mod killed;
+mod measured;
+mod overhead;
 mod plain_client;
 mod predict_with_python;
 mod refused;
+mod scored;

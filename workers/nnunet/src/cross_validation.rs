@@ -12,10 +12,14 @@ use crate::{
     Error, Result,
     checkpoint::results::ModelFolder,
     document,
-    evaluate::{Summary, evaluate_files, files_ending_in, pairs},
+    evaluate::{Scores, Summary, evaluate_files, files_ending_in, pairs},
     image::Reader,
+    postprocess::{can_be_determined_pooled, determine_pooled, write_documents},
     progress::Observer,
 };
+
+/// What sites counted of their validation cases: a list of site and scores.
+const SCORES: &str = "scores.json";
 
 /// A trained model whose folds were validated.
 #[derive(Clone, Debug)]
@@ -119,6 +123,66 @@ impl CrossValidated {
         let summary = evaluate_files(&pairs, self.reader, &labels, ignore, observer)?;
         summary.write(&merged.join("summary.json"))?;
         Ok(summary)
+    }
+}
+
+impl CrossValidated {
+    /// The counts of each fold's validation, where all folds were validated by counts: those of a federation are, whose
+    /// segmentations stay at the sites. A site comes once for each fold.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn scores(&self) -> Result<Option<Vec<(String, Scores)>>> {
+        let mut all = Vec::new();
+        for folder in self.validations() {
+            match read_scores(&folder)? {
+                Some(sites) => all.extend(sites),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(all))
+    }
+
+    /// As [`CrossValidated::accumulate`], of what sites counted: writes summary.json and the post-processing.
+    ///
+    /// # Errors
+    /// As of [`write_scores`].
+    pub fn accumulate_scores(&self, merged: &Path, sites: &[(String, Scores)]) -> Result<Summary> {
+        write_scores(merged, sites, &self.dataset)?;
+        for name in ["dataset.json", "plans.json"] {
+            document::write(&merged.join(name), &document::read(&self.folder.join(name))?)?;
+        }
+        Scores::summary(sites)
+    }
+}
+
+/// What sites counted, from a folder of [`write_scores`]; none where there is none.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn read_scores(folder: &Path) -> Result<Option<Vec<(String, Scores)>>> {
+    let file = folder.join(SCORES);
+    if !file.is_file() {
+        return Ok(None);
+    }
+    serde_json::from_str(&document::read(&file)?).map_err(|e| Error::bad_file(&file, e))
+}
+
+/// Writes summary.json, postprocessing.pkl and .json of several sites' cases together, as nnU-Net's commands do, and
+/// scores.json, from which [`CrossValidated::scores`] takes them. Where regions are too many to decide on by counts,
+/// there is no post-processing.
+///
+/// # Errors
+/// Scores that do not fit each other or the data set, or a file that cannot be written.
+pub fn write_scores(folder: &Path, sites: &[(String, Scores)], dataset: &DatasetJson) -> Result<()> {
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let path = folder.join(SCORES);
+    let text = serde_json::to_string(sites).map_err(|e| Error::bad_file(&path, e))?;
+    document::write(&path, &text)?;
+    Scores::summary(sites)?.write(&folder.join("summary.json"))?;
+    match can_be_determined_pooled(dataset) {
+        true => write_documents(&determine_pooled(sites, dataset)?, folder),
+        false => Ok(()),
     }
 }
 

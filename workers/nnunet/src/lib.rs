@@ -29,3 +29,7 @@ pub mod train;
 pub mod update;
 
 pub use error::{Error, Result};
+
+/// The version of the algorithm. It is raised with every change after which the same input gives other bytes:
+/// fingerprints, plans, initial weights, draws, updates, averages. A job is worked on by one version only.
+pub const ALGORITHM_VERSION: u32 = 1;

@@ -18,7 +18,9 @@ use schemas::{
 };
 
 use crate::{
-    Error, artifacts,
+    Error,
+    archive::{Archive, Restored},
+    artifacts,
     conductor::{self, Record},
     connection::Connection,
     publish::{self, Created},
@@ -308,6 +310,15 @@ impl Client {
                 snapshot => Err(ended(snapshot.state)),
             },
         }
+    }
+
+    /// Brings a job back that the server has lost, and those that it goes on from.
+    ///
+    /// # Errors
+    /// As of [`Archive::restore`].
+    pub async fn restore(&self, archive: &Archive, job: &str) -> Result<Vec<Restored>, Error> {
+        schemas::names::check_token("job", job)?;
+        archive.restore(&self.connection, job).await
     }
 
     /// Fetches an artifact into a file.

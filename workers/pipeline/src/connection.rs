@@ -1,6 +1,11 @@
 //! Reaching a NATS server.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 use tokio::time::{Instant, sleep};
@@ -155,25 +160,29 @@ impl Connection {
 }
 
 async fn options(access: &Access, name: &str, metrics: &Metrics) -> Result<ConnectOptions, Error> {
-    let connected = metrics.nats_connected.clone();
-    let reconnects = metrics.nats_reconnects.clone();
+    let connected = metrics.nats_connected.with_label_values(&[] as &[&str]);
+    let reconnects = metrics.nats_reconnects.with_label_values(&[] as &[&str]);
+    let lost = AtomicBool::new(false);
     let mut options = ConnectOptions::new()
         .name(name)
         .connection_timeout(Duration::from_secs(5))
+        // A line that lost one direction shows after three unanswered pings.
+        .ping_interval(Duration::from_secs(5))
         .reconnect_delay_callback(|attempts| {
             Duration::from_millis(50u64.saturating_mul(1 << attempts.min(6)).min(2_000))
         })
         .event_callback(move |event| {
             match &event {
                 Event::Connected => {
-                    if connected.get() == 0 {
+                    if lost.swap(false, Ordering::Relaxed) {
                         reconnects.inc();
                     }
-                    connected.set(1);
+                    connected.set(1.0);
                     tracing::debug!("NATS: connected");
                 }
                 Event::Disconnected => {
-                    connected.set(0);
+                    lost.store(true, Ordering::Relaxed);
+                    connected.set(0.0);
                     tracing::warn!("NATS: disconnected; reconnecting");
                 }
                 Event::Closed => tracing::debug!("NATS: closed"),

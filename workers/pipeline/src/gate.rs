@@ -1,8 +1,8 @@
-//! One slot for heavy work, shared by all workers that name the same file: an OS lock, which a crash frees.
+//! Slots for heavy work, shared by all workers that name the same files: OS locks, which a crash frees.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread::sleep,
     time::Duration,
 };
@@ -12,10 +12,10 @@ use crate::Error;
 /// Between two looks at a slot that is taken.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// One slot for heavy work, as for an accelerator, or for the processor of a machine with three sites.
+/// Slots for heavy work, as for an accelerator, or for the processor of a machine with three sites.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    path: PathBuf,
+    paths: Vec<PathBuf>,
 }
 
 /// The slot, held; freed when dropped.
@@ -25,33 +25,38 @@ pub struct Slot {
 }
 
 impl Gate {
-    /// The slot that the lock on this file stands for. The file is made where it is missing.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+    /// The slots that the locks on these files stand for, one each. A file is made where it is missing.
+    pub fn new(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self {
+            paths: paths.into_iter().collect(),
+        }
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Waits for the slot. Blocks the thread, and looks at `stopped` between tries.
+    /// Waits for one of the slots. Blocks the thread, and looks at `stopped` between tries.
     ///
     /// # Errors
-    /// [`Error::Stopped`], or the file cannot be made or locked.
+    /// [`Error::Stopped`], or a file cannot be made or locked.
     pub fn enter(&self, stopped: &dyn Fn() -> bool) -> Result<Slot, Error> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.path)
-            .map_err(Error::file(&self.path))?;
+        let mut files = Vec::new();
+        for path in &self.paths {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            files.push((path, file.map_err(Error::file(path))?));
+        }
         loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Slot { _file: file }),
-                Err(TryLockError::WouldBlock) if stopped() => return Err(Error::Stopped),
-                Err(TryLockError::WouldBlock) => sleep(PAUSE),
-                Err(TryLockError::Error(error)) => return Err(Error::file(&self.path)(error)),
+            for (index, (path, file)) in files.iter().enumerate() {
+                match file.try_lock() {
+                    Ok(()) => {
+                        let (_, file) = files.swap_remove(index);
+                        return Ok(Slot { _file: file });
+                    }
+                    Err(TryLockError::WouldBlock) => {}
+                    Err(TryLockError::Error(error)) => return Err(Error::file(path)(error)),
+                }
             }
+            if stopped() {
+                return Err(Error::Stopped);
+            }
+            sleep(PAUSE);
         }
     }
 }
@@ -61,12 +66,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time() {
+    fn as_many_as_there_are_slots() {
         let folder = tempfile::tempdir().unwrap();
-        let gate = Gate::new(folder.path().join("slot"));
-        let slot = gate.enter(&|| false).unwrap();
+        let gate = Gate::new(["a", "b"].map(|name| folder.path().join(name)));
+        let (one, other) = (gate.enter(&|| false).unwrap(), gate.enter(&|| false).unwrap());
         assert!(matches!(gate.enter(&|| true), Err(Error::Stopped)));
-        drop(slot);
-        gate.enter(&|| true).unwrap();
+        drop(one);
+        let again = gate.enter(&|| true).unwrap();
+        assert!(matches!(gate.enter(&|| true), Err(Error::Stopped)));
+        drop((other, again));
     }
 }

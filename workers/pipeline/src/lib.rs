@@ -4,11 +4,13 @@
 //! - [`subjects`], [`streams`], every subject, stream and durable consumer.
 //! - [`publish`], create-only messages, which are the only locks.
 //! - [`artifacts`], bytes by digest, in chunks.
+//! - [`archive`], what outlives the server.
 //! - [`conductor`], results in, next releases and tasks out.
 //! - [`worker`], one phase of one site: task in, result out.
 //! - [`client`], what a user does with jobs; [`known`], which jobs have ended.
-//! - [`metrics`], Prometheus.
+//! - [`metrics`], Prometheus; [`probe`], whether a site could work.
 
+pub mod archive;
 pub mod artifacts;
 pub mod client;
 pub mod clock;
@@ -18,6 +20,7 @@ mod error;
 pub mod gate;
 pub mod known;
 pub mod metrics;
+pub mod probe;
 pub mod publish;
 pub mod server;
 pub mod streams;

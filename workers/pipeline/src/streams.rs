@@ -31,6 +31,8 @@ pub struct StreamSettings {
     /// Bound on the bytes of all artifacts together. Where the server has less room, a new stream gets the
     /// largest half, quarter, ... of it that fits.
     pub artifact_bytes: u64,
+    /// The stream sequence of the first submit that a new server takes. Ids of the form job-<number> come from it.
+    pub first_submit: u64,
 }
 
 impl Default for StreamSettings {
@@ -38,6 +40,7 @@ impl Default for StreamSettings {
         Self {
             replicas: 1,
             artifact_bytes: 64 << 30,
+            first_submit: 1,
         }
     }
 }
@@ -84,6 +87,7 @@ pub fn configs(settings: &StreamSettings) -> Vec<Config> {
     vec![
         Config {
             allow_message_schedules: true,
+            first_sequence: Some(settings.first_submit).filter(|first| *first > 1),
             ..base(
                 JOBS,
                 &[subjects::SUBMIT, subjects::ALL_JOBS, subjects::ALL_TIMERS],
@@ -108,6 +112,9 @@ pub fn configs(settings: &StreamSettings) -> Vec<Config> {
         },
     ]
 }
+
+/// Between two looks at whether the streams are still there.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// The least room for artifacts that is worth a start.
 const LEAST_ARTIFACT_BYTES: i64 = 256 << 20;
@@ -142,6 +149,35 @@ pub async fn set_up(connection: &Connection, settings: &StreamSettings) -> Resul
         }
     }
     Ok(())
+}
+
+/// When the stream of jobs was made, in nanoseconds since 1970: another time is another stream. None where it is gone.
+async fn made(connection: &Connection) -> Result<Option<i128>, Error> {
+    use async_nats::jetstream::context::GetStreamErrorKind;
+    match connection.jetstream().get_stream(JOBS).await {
+        Ok(stream) => Ok(Some(stream.cached_info().created.unix_timestamp_nanos())),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ok(None)
+            }
+            _ => Err(Error::request(format!("look at stream {JOBS}"), error)),
+        },
+    }
+}
+
+/// Comes back when the server has lost the streams that were set up: its disk is a new one. What stands in them came
+/// from elsewhere since. Waits for them to be set up first.
+pub async fn lost(connection: &Connection) {
+    let mut known = None;
+    loop {
+        match (made(connection).await, known) {
+            (Ok(Some(found)), None) => known = Some(found),
+            (Ok(found), Some(known)) if found != Some(known) => return,
+            (Err(error), _) => tracing::debug!("{error}"),
+            _ => {}
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Creates all durable consumers of a site (or of `orchestrator`), so that their lag can be seen before a

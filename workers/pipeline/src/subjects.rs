@@ -6,6 +6,8 @@ use schemas::{
     task::{ArtifactRef, TaskKey},
 };
 
+use crate::conductor::Step;
+
 /// Where jobs are submitted: `rounds.submit`.
 pub const SUBMIT: &str = "rounds.submit";
 
@@ -103,6 +105,26 @@ pub fn job(job: &str) -> String {
 /// The job's id in one of its events' subjects.
 pub fn job_of(subject: &str) -> Option<&str> {
     subject.strip_prefix("rounds.job.")?.split('.').next()
+}
+
+/// The job and the step that a release's subject names.
+pub(crate) fn step_of(subject: &str) -> Option<(&str, Step)> {
+    let tokens: Vec<&str> = subject.strip_prefix("rounds.job.")?.split('.').collect();
+    let [job, "release", phase, round, pass] = tokens[..] else {
+        return None;
+    };
+    let step = Step {
+        phase: phase.parse().ok()?,
+        round: round.parse().ok()?,
+        pass: pass.parse().ok()?,
+    };
+    Some((job, step))
+}
+
+/// The job whose end a subject names.
+pub(crate) fn ended_of(subject: &str) -> Option<&str> {
+    let (job, rest) = subject.strip_prefix("rounds.job.")?.split_once('.')?;
+    rest.starts_with("end.").then_some(job)
 }
 
 /// The stream sequence of the submit that a verdict's subject names.
@@ -212,6 +234,14 @@ pub fn progress_of(job: &str) -> String {
 /// How far all tasks are.
 pub const ALL_PROGRESS: &str = "rounds.progress.*.*";
 
+/// What a process of a site says every few seconds, on core NATS: `rounds.heartbeat.<site>`.
+pub fn heartbeat(site: &str) -> String {
+    format!("rounds.heartbeat.{site}")
+}
+
+/// What all processes say every few seconds.
+pub const ALL_HEARTBEATS: &str = "rounds.heartbeat.*";
+
 /// The durable consumer of a site's phase on ROUNDS_TASKS: `<site>_<phase>`. Phases hold no underscore.
 pub fn durable(site: &str, phase: Phase) -> String {
     format!("{site}_{phase}")
@@ -264,6 +294,9 @@ mod tests {
         assert_eq!(durable_of(&durable), Some(("site_1", Phase::PlanVerify)));
         assert_eq!(submit_of(&verdict("j", 12)), Some(12));
         assert_eq!(submit_of(&end("j", 0)), None);
-        assert_eq!(job_of(&release("j", Phase::Infer, 0, 1)), Some("j"));
+        let released = release("j", Phase::Infer, 0, 1);
+        assert_eq!(job_of(&released), Some("j"));
+        assert_eq!(step_of(&released), Some(("j", Step::once(Phase::Infer, 1))));
+        assert_eq!((step_of(&end("j", 0)), ended_of(&end("j", 0))), (None, Some("j")));
     }
 }

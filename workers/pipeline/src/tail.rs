@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::{sync::mpsc, time::sleep};
 
-use crate::{Error, connection::Connection};
+use crate::{Error, clock, connection::Connection};
 
 /// One message of a stream.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct Tailed {
     pub subject: String,
     /// Its bytes.
     pub payload: Bytes,
+    /// When the server stored it, in seconds since 1970.
+    pub time: f64,
 }
 
 /// Sends a stream's messages that match a filter (empty: all) from sequence `from`, each once and in order.
@@ -82,11 +84,12 @@ async fn follow(
             return Err(failed(&"a message was lost on the way"));
         }
         expected += 1;
-        let sequence = info.stream_sequence;
+        let (sequence, time) = (info.stream_sequence, clock::of_server(info.published));
         let tailed = Tailed {
             sequence,
             subject: message.subject.to_string(),
             payload: message.payload.clone(),
+            time,
         };
         if sender.send(tailed).await.is_err() {
             return Ok(());
@@ -144,11 +147,12 @@ pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Re
             if info.consumer_sequence != all.len() as u64 + 1 {
                 return Err(failed(&"a message was lost on the way"));
             }
-            let sequence = info.stream_sequence;
+            let (sequence, time) = (info.stream_sequence, clock::of_server(info.published));
             all.push(Tailed {
                 sequence,
                 subject: message.subject.to_string(),
                 payload: message.payload.clone(),
+                time,
             });
         }
     }

@@ -1,6 +1,6 @@
 //! Whether a device has the memory that a training needs, before it starts.
 
-use std::{fs, process::Command};
+use std::fs;
 
 use nnunet::{
     network::Layout,
@@ -91,13 +91,8 @@ pub fn of_device(device: Device) -> Option<u64> {
         Device::Cpu => available(&fs::read_to_string("/proc/meminfo").ok()?)
             .map(|bytes| bytes.min(control_group().unwrap_or(u64::MAX))),
         Device::Cuda => {
-            let query = [
-                "--query-gpu=memory.total",
-                "--format=csv,noheader,nounits",
-                "--id=0",
-            ];
-            let said = Command::new("nvidia-smi").args(query).output().ok()?;
-            mebibytes(&String::from_utf8(said.stdout).ok()?)
+            let driver = nvml_wrapper::Nvml::init().ok()?;
+            Some(driver.device_by_index(0).ok()?.memory_info().ok()?.total)
         }
         Device::Mps => None,
     }
@@ -126,15 +121,6 @@ fn available(meminfo: &str) -> Option<u64> {
         .checked_mul(1024)
 }
 
-fn mebibytes(said: &str) -> Option<u64> {
-    said.lines()
-        .next()?
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1 << 20)
-}
-
 #[cfg(test)]
 mod tests {
     use nnunet::train::network_of;
@@ -147,8 +133,6 @@ mod tests {
         let meminfo = "MemTotal:       24683520 kB\nMemAvailable:    1000 kB\nBuffers: 1 kB\n";
         assert_eq!(available(meminfo), Some(1_024_000));
         assert_eq!(available("MemTotal: 1 kB\n"), None);
-        assert_eq!(mebibytes("81559\n"), Some(81559 << 20));
-        assert_eq!(mebibytes("[N/A]\n"), None);
         #[cfg(target_os = "linux")]
         assert!(of_device(Device::Cpu).is_some_and(|bytes| bytes > 1 << 20));
     }

@@ -6,8 +6,12 @@
 //!     preprocessed/<data set>/     nnU-Net's preprocessed folder: the documents, and links into the cache of cases
 //!     momentum/<update>            the optimiser's momentum, by the digest of the update it made
 //!     round/<round>/<epochs>       how far a training round has come
+//!     replica.json                 build, device, threads and instruction set of the first worker that trained
 //!     model/                       the model that the job segments with or starts from, where it was fetched
-//!     segmentations/               what an inference job made
+//!     scans.json                   the frozen list of scans that an inference job segments
+//!     segmentations/               what it made
+//!     validation/<average>/        the validation cases as the last average segments them
+//!     segmented/<shard>.json       which of its cases failed, and how the others did
 
 use std::{
     fs::{self, File},
@@ -31,6 +35,17 @@ pub const PREPROCESSED: &str = "preprocessed";
 pub const MOMENTUM: &str = "momentum";
 /// How far a training round has come.
 pub const ROUND: &str = "round";
+/// The frozen list of scans of an inference job.
+pub const SCANS: &str = "scans.json";
+/// What an inference job made.
+pub const SEGMENTATIONS: &str = "segmentations";
+/// The validation cases of a training job, segmented.
+pub const VALIDATION: &str = "validation";
+/// What became of an inference job's cases.
+pub const SEGMENTED: &str = "segmented";
+
+/// What decided the bytes of the job's training here: that of the first worker.
+pub const REPLICA: &str = "replica.json";
 
 /// What a later job may continue from: it stays when the job has ended. It is small.
 pub const LASTING: [&str; 3] = [ACCEPTED, INVENTORY, SHAPES];
@@ -140,6 +155,7 @@ pub(crate) mod tests {
             seed: 0,
             protocol: 1,
             version: "0".into(),
+            algorithm: 0,
             continues: None,
             model: None,
             warnings: Vec::new(),

@@ -4,6 +4,7 @@
 //! - `phases/`: one phase, one file: task in, one call into `nnunet`, result out.
 //! - `memory.rs`: what the process keeps between the iterations of a training; `free_memory.rs`: whether a device has
 //!   what one needs.
+//! - `gpu.rs`: what the driver says of the accelerators.
 //! - `settings.rs`: what a site and an orchestrator are told.
 //! - `site.rs`: the folder that all workers of a site share; `job_folder.rs`: what is in it for one job;
 //!   `room.rs`: how large its cache of cases gets; `gc.rs`: what in it no live job needs.
@@ -13,6 +14,7 @@ mod cli;
 mod device;
 mod free_memory;
 mod gc;
+mod gpu;
 mod job_folder;
 mod memory;
 mod parts;

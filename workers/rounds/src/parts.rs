@@ -1,16 +1,21 @@
 //! The parts that run for long: a site's workers, and an orchestrator. `rounds up` runs them side by side.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use pipeline::{
+    archive::Archive,
     clock,
     conductor::Conductor,
     connection::Connection,
     gate::Gate,
-    metrics::Metrics,
+    metrics::{self, Metrics},
     streams::{self, Pace, StreamSettings},
-    worker::{self, Phase, Worker, WorkerSettings},
+    worker::{self, Activity, Phase, Worker, WorkerSettings},
 };
 use schemas::{
     PROTOCOL_VERSION,
@@ -22,12 +27,19 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    gpu,
     phases::{Aggregate, Average, Fingerprint, Infer, PlanVerify, Preprocess, TrainRound},
     site::Site,
 };
 
-/// The program's version: sites and orchestrators must agree on it.
+/// The program's version. Sites and orchestrators must agree on the versions of protocol and algorithm in it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit that this build is of.
+pub const REVISION: &str = match option_env!("ROUNDS_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
 
 /// How long to wait for a server that is not there yet.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,11 +52,7 @@ pub fn metrics() -> Metrics {
     } else {
         "cpu"
     };
-    metrics.set_build(
-        VERSION,
-        option_env!("ROUNDS_REVISION").unwrap_or("unknown"),
-        backend,
-    );
+    metrics.set_build(VERSION, REVISION, backend);
     metrics
 }
 
@@ -79,6 +87,7 @@ pub async fn run_site(
     site: Arc<Site>,
     phases: &[names::Phase],
     gate: Gate,
+    activity: Activity,
     metrics: Metrics,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -87,8 +96,16 @@ pub async fn run_site(
         VERSION,
         site.settings.root.join("deliveries"),
     );
+    settings.algorithm = nnunet::ALGORITHM_VERSION;
     settings.gate = Some(gate);
+    settings.activity = activity;
     let mut workers = JoinSet::new();
+    say_metrics(&mut workers, &connection, &settings, &metrics, &stop);
+    workers.spawn(gpu::watch(
+        metrics.clone(),
+        site.settings.site.clone(),
+        stop.clone(),
+    ));
     for &phase in phases {
         let (connection, settings, metrics, stop) = (
             connection.clone(),
@@ -139,19 +156,86 @@ pub async fn run_site(
     until_all_end(workers, &stop).await
 }
 
+/// Runs a part of the federation until `stop`. Where the server has lost its streams, `part` ends and begins anew, and
+/// so sets up what is its own.
+pub async fn through_losses(
+    connection: &Connection,
+    stop: &CancellationToken,
+    part: impl AsyncFn(CancellationToken) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    loop {
+        let until = stop.child_token();
+        let running = part(until.clone());
+        tokio::pin!(running);
+        tokio::select! {
+            ended = &mut running => return ended,
+            () = streams::lost(connection) => {}
+        }
+        tracing::warn!(
+            "the server has lost its streams, and with them all jobs: setting them up anew; \
+             `rounds resume JOB` brings a job back from the orchestrators' archive"
+        );
+        until.cancel();
+        running.await?;
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+    }
+}
+
+/// The folders of an orchestrator.
+#[derive(Clone, Debug)]
+pub struct OrchestratorFolders {
+    /// Its own.
+    pub root: PathBuf,
+    /// What outlives the server; all orchestrators share it.
+    pub archive: PathBuf,
+}
+
+impl OrchestratorFolders {
+    /// Where the archive lies, unless the settings say so: `archive` in the orchestrator's own folder.
+    pub fn within(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            archive: root.join("archive"),
+        }
+    }
+}
+
+/// Makes the streams as an orchestrator does, which knows the jobs in its archive. Doing it twice changes nothing.
+pub async fn set_up_streams(connection: &Connection, folders: &OrchestratorFolders) -> anyhow::Result<()> {
+    let archive = Archive::open(&folders.archive).context("archive")?;
+    let settings = StreamSettings {
+        first_submit: archive.next_submit()?,
+        ..StreamSettings::default()
+    };
+    streams::set_up(connection, &settings).await?;
+    Ok(())
+}
+
 /// Runs an orchestrator until `stop`: the conductor, and workers for aggregate and average.
 pub async fn run_orchestrator(
     connection: Connection,
-    root: &Path,
+    folders: &OrchestratorFolders,
     metrics: Metrics,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let OrchestratorFolders { root, archive } = folders;
     let scratch = root.join("scratch");
     std::fs::create_dir_all(&scratch).with_context(|| format!("root: {}", scratch.display()))?;
-    streams::set_up(&connection, &StreamSettings::default()).await?;
+    set_up_streams(&connection, folders).await?;
+    let archive = Archive::open(archive).context("archive")?;
     streams::set_up_site(&connection, names::ORCHESTRATOR, Pace::default()).await?;
-    let settings = WorkerSettings::new(names::ORCHESTRATOR, VERSION, root.join("deliveries"));
+    let mut settings = WorkerSettings::new(names::ORCHESTRATOR, VERSION, root.join("deliveries"));
+    settings.algorithm = nnunet::ALGORITHM_VERSION;
+    settings.archive = Some(archive.clone());
     let mut workers = JoinSet::new();
+    say_metrics(&mut workers, &connection, &settings, &metrics, &stop);
+    let (heard, listened, ended) = (metrics.clone(), connection.clone(), stop.clone());
+    workers.spawn(async move {
+        metrics::listen(heard, listened, ended).await;
+        Ok(())
+    });
     start(
         &mut workers,
         connection.clone(),
@@ -173,11 +257,33 @@ pub async fn run_orchestrator(
         queues.watch_queues(&watched, ended).await;
         Ok(())
     });
-    let conductor = Conductor::new(connection, VERSION, Arc::new(check_job), metrics);
+    let conductor = Conductor::new(connection, VERSION, Arc::new(check_job), metrics)
+        .with_algorithm(nnunet::ALGORITHM_VERSION)
+        .with_archive(archive);
     let conducted = stop.clone();
     workers.spawn(async move { conductor.run(conducted).await });
     tracing::info!("orchestrator ready");
     until_all_end(workers, &stop).await
+}
+
+/// Says what of the process's metrics leaves the site.
+fn say_metrics(
+    workers: &mut JoinSet<Result<(), pipeline::Error>>,
+    connection: &Connection,
+    settings: &WorkerSettings,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) {
+    let (spoken, connection, stop) = (metrics.clone(), connection.clone(), stop.clone());
+    let who = metrics::Speaker {
+        site: settings.site.clone(),
+        worker: settings.name.clone(),
+        version: settings.version.clone(),
+    };
+    workers.spawn(async move {
+        metrics::beat(spoken, connection, who, stop).await;
+        Ok(())
+    });
 }
 
 fn start<P: Phase>(
@@ -225,6 +331,7 @@ fn announcement(site: &Site) -> anyhow::Result<Announce> {
         site: site.settings.site.clone(),
         protocol: PROTOCOL_VERSION,
         version: VERSION.to_owned(),
+        algorithm: nnunet::ALGORITHM_VERSION,
         datasets,
         devices: site.settings.devices.clone(),
         time: clock::now(),

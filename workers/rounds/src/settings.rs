@@ -11,7 +11,7 @@ use pipeline::connection::Access;
 use schemas::{job::Device, names};
 use serde::{Deserialize, Serialize};
 
-use crate::byte_size::ByteSize;
+use crate::{byte_size::ByteSize, parts::OrchestratorFolders};
 
 /// How to reach NATS.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,12 +65,22 @@ pub struct SiteSettings {
     /// Folders inside which the models that jobs segment with or start from may lie.
     #[serde(default)]
     pub models: Vec<PathBuf>,
+    /// Whether pictures of scans with their segmentations may leave the site, where a job asks for them.
+    #[serde(default)]
+    pub pictures: bool,
     /// Threads for work on one task; the default is the number of cores.
     #[serde(default = "cores")]
     pub threads: usize,
     /// Samples that the network sees at once in training, where the device holds no whole batch; none: the whole batch.
     #[serde(default)]
     pub micro_batch: Option<usize>,
+    /// Tasks of preprocess, train-round and infer that one machine works on at once.
+    #[serde(default = "one")]
+    pub slots: usize,
+    /// Whether workers of unlike builds, devices, threads or instruction sets may train for one job, which may then end
+    /// in other bytes.
+    #[serde(default)]
+    pub unlike_replicas: bool,
     /// Bound on the cache of preprocessed cases; none: the disk's end. Cases of live jobs stay above it.
     #[serde(default)]
     pub cache_bytes: Option<ByteSize>,
@@ -104,8 +114,12 @@ pub struct DatasetSettings {
 pub struct OrchestratorSettings {
     /// How to reach NATS.
     pub nats: Connection,
-    /// A folder for temporaries.
+    /// A folder of its own: temporaries.
     pub root: PathBuf,
+    /// A folder that all orchestrators share: what brings jobs back when the server loses its disk. Without it,
+    /// `archive` in `root`.
+    #[serde(default)]
+    pub archive: Option<PathBuf>,
     /// `address:port` of /metrics; none: not served.
     #[serde(default)]
     pub metrics: Option<String>,
@@ -113,6 +127,10 @@ pub struct OrchestratorSettings {
 
 fn cpu() -> Vec<Device> {
     vec![Device::Cpu]
+}
+
+fn one() -> usize {
+    1
 }
 
 /// The number of cores this process may use.
@@ -133,7 +151,7 @@ impl SiteSettings {
         Ok(settings)
     }
 
-    /// Checks names, folders and devices.
+    /// Checks names and folders.
     pub fn check(&self) -> anyhow::Result<()> {
         names::check_site("site", &self.site)?;
         ensure!(!self.datasets.is_empty(), "datasets: expected at least one");
@@ -152,10 +170,15 @@ impl SiteSettings {
             );
             dataset.dataset_id()?;
         }
-        for device in &self.devices {
-            crate::device::check_present(*device)?;
-        }
+        ensure!(self.slots > 0, "slots: expected at least 1");
         Ok(())
+    }
+
+    /// Checks that this build and this machine have the devices.
+    pub fn check_devices(&self) -> anyhow::Result<()> {
+        self.devices
+            .iter()
+            .try_for_each(|device| crate::device::check_present(*device))
     }
 
     /// The settings of a data set.
@@ -218,6 +241,15 @@ impl OrchestratorSettings {
     pub fn read(file: &Path) -> anyhow::Result<Self> {
         read(file)
     }
+
+    /// Its folders.
+    pub fn folders(&self) -> OrchestratorFolders {
+        let folders = OrchestratorFolders::within(&self.root);
+        OrchestratorFolders {
+            archive: self.archive.clone().unwrap_or(folders.archive),
+            ..folders
+        }
+    }
 }
 
 #[cfg(test)]
@@ -246,6 +278,11 @@ mod tests {
         let [dataset] = &site.datasets[..] else { panic!() };
         assert_eq!((dataset.labels.len(), dataset.channels.len()), (3, 2));
         OrchestratorSettings::read(&samples.join("orchestrator.toml")).unwrap();
+        let overlays = samples.join("../kubernetes/overlays");
+        for site in ["site-cpu", "site-gpu"] {
+            SiteSettings::read(&overlays.join(site).join("site.toml")).unwrap();
+        }
+        OrchestratorSettings::read(&overlays.join("hub/orchestrator.toml")).unwrap();
     }
 
     #[test]

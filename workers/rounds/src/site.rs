@@ -210,7 +210,7 @@ fn new_mark(root: &Path) -> String {
 }
 
 /// Writes a file, whole or not at all, where there is none of its name.
-fn write_first(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub fn write_first(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut temporary = tempfile::NamedTempFile::new_in(file.parent().unwrap_or(Path::new(".")))?;
     std::io::Write::write_all(&mut temporary, bytes)?;
     temporary.as_file().sync_all()?;

@@ -132,20 +132,44 @@ impl RawDataset {
         let (image, mut segmentation) = self.read_unchecked(case)?;
         check_numbers(&image, &case.images).map_err(|error| error.in_case(&case.identifier))?;
         if let (Some(segmentation), Some(file)) = (&mut segmentation, &case.label) {
-            let wrong = |reason: String| Error::bad_file(file, reason).in_case(&case.identifier);
-            self.mapped.apply(&mut segmentation.labels).map_err(|label| {
-                wrong(format!(
-                    "its segmentation holds the label {label}, which the site's labels do not name"
-                ))
-            })?;
-            let expected = self.expected_labels();
-            if let Some(stray) = segmentation.labels.iter().find(|label| !expected.contains(label)) {
-                return Err(wrong(format!(
-                    "it holds the label {stray}, but dataset.json has {expected:?}"
-                )));
-            }
+            self.check_labels(segmentation, file)
+                .map_err(|error| error.in_case(&case.identifier))?;
         }
         Ok((image, segmentation))
+    }
+
+    /// Reads the segmentation of a case, with the labels that [`RawDataset::mapped`] gives it.
+    ///
+    /// # Errors
+    /// The case has none, or as of [`RawDataset::read`]. Each names the case.
+    pub fn read_reference(&self, case: &RawCase) -> Result<Segmentation> {
+        let read = || {
+            let file = case
+                .label
+                .as_ref()
+                .ok_or_else(|| Error::invalid("reference", "the case has none"))?;
+            let mut segmentation = self.reader.read_segmentation(file)?;
+            self.check_labels(&mut segmentation, file)?;
+            Ok(segmentation)
+        };
+        read().map_err(|error: Error| error.in_case(&case.identifier))
+    }
+
+    /// Gives a segmentation the others' labels, and refuses those that `dataset.json` does not have.
+    fn check_labels(&self, segmentation: &mut Segmentation, file: &Path) -> Result<()> {
+        let wrong = |reason: String| Error::bad_file(file, reason);
+        self.mapped.apply(&mut segmentation.labels).map_err(|label| {
+            wrong(format!(
+                "its segmentation holds the label {label}, which the site's labels do not name"
+            ))
+        })?;
+        let expected = self.expected_labels();
+        match segmentation.labels.iter().find(|label| !expected.contains(label)) {
+            Some(stray) => Err(wrong(format!(
+                "it holds the label {stray}, but dataset.json has {expected:?}"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// [`RawDataset::read`], whatever the voxels hold.

@@ -6,6 +6,8 @@ mod arguments;
 mod blocks;
 mod builder;
 mod dropout;
+#[cfg(feature = "torch")]
+mod inference;
 mod initial_weights;
 mod layout;
 mod memory;

@@ -143,6 +143,20 @@ impl StateDict {
         Ok(())
     }
 
+    /// The length (L2) of the difference to `other`, over the tensors that both have in the same shape.
+    pub fn distance(&self, other: &StateDict) -> f64 {
+        let mut squares = 0.0;
+        for (name, tensor) in self.iter() {
+            if let Some(other) = other.get(name).filter(|other| other.shape == tensor.shape) {
+                let pairs = tensor.data.iter().zip(&other.data);
+                squares += pairs
+                    .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
+                    .sum::<f64>();
+            }
+        }
+        squares.sqrt()
+    }
+
     /// Fails where a value is NaN or infinite, naming tensor and position.
     pub fn check_finite(&self) -> Result<()> {
         for (name, tensor) in self.iter() {

@@ -7,6 +7,9 @@ use super::{
     Layout, StateDict,
     blocks::{BareConv, ConvBlock, ResidualBlock, Stage},
     dropout,
+    inference::NormAndSlope,
+    nonlinearity::Nonlinearity,
+    norm::{BlockNorm, Norm, NormKind},
     tensors::{to_device, to_tensor32},
 };
 use crate::{Error, Result};
@@ -160,7 +163,14 @@ impl UNet {
                 x = self.block(&x, block, mode)?;
             }
             if i + wanted >= stages {
-                outputs.push(self.bare(&x, &stage.head, false)?.f_to_kind(Kind::Float)?);
+                let head = match mode {
+                    Mode::Inference => self.head_by_class(&x, &stage.head)?,
+                    Mode::Training { .. } => None,
+                };
+                outputs.push(match head {
+                    Some(head) => head,
+                    None => self.bare(&x, &stage.head, false)?.f_to_kind(Kind::Float)?,
+                });
             }
         }
         outputs.reverse();
@@ -179,6 +189,11 @@ impl UNet {
         if before_norm {
             x = self.activate(x)?;
         }
+        if let (Some(norm), Some(place), Mode::Inference) = (&self.layout.norm, &block.norm, mode)
+            && self.norm_in_place(&x, norm, place, block.activation && !before_norm)
+        {
+            return Ok(x);
+        }
         if let (Some(norm), Some(place)) = (&self.layout.norm, &block.norm) {
             x = norm.apply(&x, place, &self.parameters, matches!(mode, Mode::Training { .. }))?;
         }
@@ -186,6 +201,37 @@ impl UNet {
             x = self.activate(x)?;
         }
         Ok(x)
+    }
+
+    /// The norm, and the nonlinearity where it is behind it, in place; false where only libtorch can.
+    fn norm_in_place(&self, x: &Tensor, norm: &Norm, place: &BlockNorm, activation: bool) -> bool {
+        let slope = match self.layout.nonlinearity.filter(|_| activation) {
+            None => 1.0,
+            Some(Nonlinearity::LeakyRelu { slope }) => slope as f32,
+            Some(Nonlinearity::Relu) => 0.0,
+            Some(_) => return false,
+        };
+        if norm.kind != NormKind::Instance || place.running.is_some() {
+            return false;
+        }
+        let own = NormAndSlope {
+            scale_and_shift: place
+                .affine
+                .map(|(a, b)| (&self.parameters[a], &self.parameters[b])),
+            eps: norm.eps,
+            slope,
+        };
+        own.apply(x, tch::get_num_threads().max(1) as usize)
+    }
+
+    /// The same network for another thread: its tensors are shared.
+    pub fn shared(&self) -> Self {
+        Self {
+            layout: self.layout.clone(),
+            parameters: self.parameters.iter().map(Tensor::shallow_clone).collect(),
+            device: self.device,
+            kind: self.kind,
+        }
     }
 
     fn residual(&self, x: &Tensor, block: &ResidualBlock, mode: Mode) -> Result<Tensor> {
@@ -214,6 +260,30 @@ impl UNet {
     fn bare(&self, x: &Tensor, conv: &BareConv, transposed: bool) -> Result<Tensor> {
         let padding = vec![0; self.layout.dimensions];
         self.convolution(x, conv.weight, conv.bias, &conv.stride, &padding, transposed)
+    }
+
+    /// A segmentation head's output with each class's voxels side by side: a matrix product, where the convolution
+    /// would leave each voxel's classes side by side, and whoever goes over one class would go through all of memory.
+    /// None where there is nothing to gain, or only the convolution can.
+    fn head_by_class(&self, x: &Tensor, head: &BareConv) -> Result<Option<Tensor>> {
+        let size = x.size();
+        let (weight, bias) = (&self.parameters[head.weight], head.bias);
+        let plain = x.device() == Device::Cpu && x.kind() == Kind::Float && !x.requires_grad();
+        let (true, Some(bias), true) = (plain, bias, size[0] == 1 && head.stride.iter().all(|&s| s == 1))
+        else {
+            return Ok(None);
+        };
+        let mut order: Vec<i64> = (2..size.len() as i64).collect();
+        order.insert(0, 0);
+        order.push(1);
+        let voxels = x.f_permute(&order)?.f_reshape([-1, size[1]])?;
+        let classes = weight.size()[0];
+        let by_class = self.parameters[bias]
+            .f_unsqueeze(1)?
+            .f_addmm(&weight.f_reshape([classes, -1])?, &voxels.f_tr()?)?;
+        let mut shape = size;
+        shape[1] = classes;
+        Ok(Some(by_class.f_reshape(&shape)?))
     }
 
     fn convolution(

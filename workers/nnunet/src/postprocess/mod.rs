@@ -4,6 +4,7 @@
 mod components;
 mod document;
 mod folder;
+mod pooled;
 
 use std::{
     fs,
@@ -15,6 +16,7 @@ use schemas::nnunet::{DatasetJson, Label};
 
 pub use document::{PICKLE, read_steps, write_documents};
 pub use folder::determine_in_folder;
+pub use pooled::{alternatives, can_be_determined_pooled, determine_pooled};
 
 use crate::{
     Error, Result,
@@ -47,6 +49,11 @@ impl KeepLargest {
             selection,
             background: 0,
         }
+    }
+
+    fn of_all_foreground(dataset: &DatasetJson) -> Self {
+        let labels = dataset.foreground_labels().into_iter();
+        Self::of(Selection::All(labels.map(Label::Value).collect()))
     }
 
     /// Changes the label map (z, y, x).
@@ -106,20 +113,20 @@ pub fn determine(
     observer: &dyn Observer,
 ) -> Result<Determined> {
     let labels = dataset.foreground();
-    let score = |steps: &[KeepLargest]| {
+    decide(dataset, |steps| {
         evaluate_changed(pairs, reader, &labels, dataset.ignore_label(), observer, |seg| {
             steps.iter().for_each(|step| step.apply(seg));
         })
-    };
+    })
+}
+
+/// As [`determine`], by what `score` says of steps.
+fn decide(dataset: &DatasetJson, score: impl Fn(&[KeepLargest]) -> Result<Summary>) -> Result<Determined> {
+    let labels = dataset.foreground();
     let before = score(&[])?;
     let (mut steps, mut after, mut tried) = (Vec::new(), before.clone(), Vec::new());
 
-    let foreground = dataset
-        .foreground_labels()
-        .into_iter()
-        .map(Label::Value)
-        .collect();
-    let step = KeepLargest::of(Selection::All(foreground));
+    let step = KeepLargest::of_all_foreground(dataset);
     let scores = score(std::slice::from_ref(&step))?;
     let means = [&before, &scores].map(|summary| summary.foreground_mean().dice());
     let falls = |label| scores.mean(label).dice() < before.mean(label).dice();

@@ -101,6 +101,52 @@ impl Predictor {
         Ok(outcomes)
     }
 
+    /// Predicts the stored cases `identifiers` of the folder `preprocessed` and writes `folder/IDENTIFIER` with
+    /// `file_ending`. A case whose segmentation is there is skipped. Outcomes stand in the order of `identifiers`.
+    ///
+    /// # Errors
+    /// As of [`Predictor::predict_cases`].
+    pub fn predict_stored(
+        &self,
+        preprocessed: &Path,
+        identifiers: &[String],
+        folder: &Path,
+        file_ending: &str,
+        observer: &dyn Observer,
+    ) -> Result<Vec<CaseOutcome>> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let outputs: Vec<PathBuf> = identifiers
+            .iter()
+            .map(|i| folder.join(format!("{i}{file_ending}")))
+            .collect();
+        let waiting: Vec<usize> = (0..outputs.len())
+            .filter(|&i| !self.model.is_there(&outputs[i]))
+            .collect();
+        let prepare = |case: usize| MappedCase::open(preprocessed, &identifiers[case]).map(Input::Stored);
+        let mut finished = self.run(&waiting, &outputs, &prepare, observer)?.into_iter();
+        let mut next = finished.next();
+        let outcome = |(case, (identifier, output)): (usize, (&String, PathBuf))| CaseOutcome {
+            identifier: identifier.clone(),
+            output,
+            outcome: match next.take_if(|(done, _)| *done == case) {
+                None => Outcome::Skipped,
+                Some((_, result)) => {
+                    next = finished.next();
+                    match result {
+                        Ok(()) => Outcome::Written,
+                        Err(error) => Outcome::Failed(error.in_case(identifier)),
+                    }
+                }
+            },
+        };
+        Ok(identifiers
+            .iter()
+            .zip(outputs.clone())
+            .enumerate()
+            .map(outcome)
+            .collect())
+    }
+
     /// nnU-Net's validation after a training: predicts the stored cases `identifiers` of the folder `preprocessed`,
     /// scores them against the files of the same names in `references`, and writes segmentations and summary.json to
     /// `folder` (`fold_X/validation`).

@@ -1,5 +1,7 @@
 //! The network over a whole scan, tile by tile (predict_from_raw_data.py).
 
+use std::{sync::mpsc::sync_channel, thread};
+
 use ndarray::ArrayView4;
 use tch::{Device, Kind, Tensor};
 
@@ -265,17 +267,90 @@ impl SlidingWindow {
 
     /// The prediction for a tile (1, c, ...), averaged over mirrored inputs.
     fn mirrored(&self, network: &UNet, input: &Tensor) -> Result<Tensor> {
-        let mut prediction = network.forward(input)?;
-        let combinations = mirror_combinations(&self.mirror_axes);
-        for axes in &combinations {
-            let axes: Vec<i64> = axes.iter().map(|&a| a as i64 + 2).collect();
-            let mirrored = network.forward(&input.f_flip(&axes)?)?.f_flip(&axes)?;
-            prediction = prediction.f_add_(&mirrored)?;
+        let mut combinations = mirror_combinations(&self.mirror_axes);
+        combinations.insert(0, Vec::new());
+        let threads = tch::get_num_threads();
+        let mut sum = Sum::default();
+        if network.device() == Device::Cpu && threads > 1 && combinations.len() > 1 {
+            let done = two_at_once(network, input, &combinations, threads, &mut sum);
+            // Threads to come take as many as the last one asked for.
+            tch::set_num_threads(threads);
+            done?;
+        } else {
+            for axes in &combinations {
+                sum.add(predict_mirrored(network, input, axes)?)?;
+            }
         }
-        if !combinations.is_empty() {
-            prediction = prediction.f_div_scalar_(combinations.len() as i64 + 1)?;
+        sum.mean(combinations.len())
+    }
+}
+
+/// The network's output for an input mirrored over these axes of the patch, mirrored back.
+fn predict_mirrored(network: &UNet, input: &Tensor, axes: &[usize]) -> Result<Tensor> {
+    if axes.is_empty() {
+        return network.forward(input);
+    }
+    let axes: Vec<i64> = axes.iter().map(|&a| a as i64 + 2).collect();
+    Ok(network.forward(&input.f_flip(&axes)?)?.f_flip(&axes)?)
+}
+
+/// Adds up predictions on the processor, two at once with half of the threads each: layers that are too small for all
+/// threads then leave none without work. They are added in their order.
+fn two_at_once(
+    network: &UNet,
+    input: &Tensor,
+    combinations: &[Vec<usize>],
+    threads: i32,
+    sum: &mut Sum,
+) -> Result<()> {
+    const AT_ONCE: usize = 2;
+    thread::scope(|scope| {
+        let start = |worker: usize| {
+            let (made, predictions) = sync_channel(0);
+            let (network, input) = (network.shared(), input.shallow_clone());
+            let own = (threads + 1 - worker as i32) / AT_ONCE as i32;
+            scope.spawn(move || {
+                // Both are the thread's own.
+                let _guard = tch::no_grad_guard();
+                tch::set_num_threads(own);
+                for axes in combinations.iter().skip(worker).step_by(AT_ONCE) {
+                    if made.send(predict_mirrored(&network, &input, axes)).is_err() {
+                        return;
+                    }
+                }
+            });
+            predictions
+        };
+        let workers: Vec<_> = (0..AT_ONCE).map(start).collect();
+        for number in 0..combinations.len() {
+            let prediction = workers[number % AT_ONCE].recv();
+            sum.add(prediction.map_err(|_| Error::invalid("prediction", "a thread of it died"))??)?;
         }
-        Ok(prediction)
+        Ok(())
+    })
+}
+
+/// Predictions, added up.
+#[derive(Default)]
+struct Sum(Option<Tensor>);
+
+impl Sum {
+    fn add(&mut self, prediction: Tensor) -> Result<()> {
+        self.0 = Some(match self.0.take() {
+            None => prediction,
+            Some(mut sum) => sum.f_add_(&prediction)?,
+        });
+        Ok(())
+    }
+
+    fn mean(self, count: usize) -> Result<Tensor> {
+        let mut sum = self
+            .0
+            .ok_or_else(|| Error::invalid("prediction", "there is none"))?;
+        Ok(match count {
+            1 => sum,
+            count => sum.f_div_scalar_(count as i64)?,
+        })
     }
 }
 

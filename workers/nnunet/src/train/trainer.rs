@@ -271,6 +271,18 @@ impl Trainer {
         clock: &dyn Fn() -> f64,
         observer: &dyn Observer,
     ) -> Result<EpochLog> {
+        self.train_until(epoch, &|| false, clock, observer)
+    }
+
+    /// As [`Trainer::train_epoch`], but the epoch ends behind the first iteration after which `enough` says so. The
+    /// same number of iterations gives the same weights.
+    pub fn train_until(
+        &mut self,
+        epoch: usize,
+        enough: &dyn Fn() -> bool,
+        clock: &dyn Fn() -> f64,
+        observer: &dyn Observer,
+    ) -> Result<EpochLog> {
         set_threads(self.settings.threads);
         let iterations = self.settings.iterations_per_epoch;
         let variant = &self.settings.variant;
@@ -280,7 +292,7 @@ impl Trainer {
                 .learning_rate(variant.initial_learning_rate, epoch, self.settings.total_epochs);
         let mut log = EpochLog {
             epoch,
-            iterations,
+            iterations: 0,
             learning_rate,
             loss: 0.0,
             skipped_steps: 0,
@@ -314,9 +326,13 @@ impl Trainer {
                 log.skipped_steps += 1;
             }
             log.loss += loss;
+            log.iterations += 1;
             observer.advanced("train iteration", iteration + 1, iterations);
+            if enough() {
+                break;
+            }
         }
-        log.loss /= iterations as f64;
+        log.loss /= log.iterations as f64;
         Ok(log)
     }
 

@@ -71,9 +71,16 @@ impl Conductor {
     ) -> Result<Accepted, Refusal> {
         let message = JobMessage::parse(payload, None)?;
         submit::check_id(&message, known)?;
+        if !known.contains_key(job) && self.archive.as_ref().is_some_and(|archive| archive.has(job)) {
+            let reason = format!(
+                "{job:?} is a job in the archive, which the server has lost: `rounds resume {job}` brings it back; \
+                 give another id, or none and submit again"
+            );
+            return Err(Invalid::new("job_id", reason).into());
+        }
         let warnings = (self.check)(&message)?;
         let sites = sites(&self.connection).await?;
-        let members = submit::members(&message, &sites, &self.version)?;
+        let members = submit::members(&message, &sites, (&self.version, self.algorithm))?;
         let continues = match submit::earlier_job(&message, known)? {
             Some(earlier) => Some(self.continuation(&earlier, &message).await?),
             None => None,
@@ -85,6 +92,7 @@ impl Conductor {
             seed: message.federation.seed,
             protocol: PROTOCOL_VERSION,
             version: self.version.clone(),
+            algorithm: self.algorithm,
             continues,
             model: submit::model(&message, known)?,
             warnings,

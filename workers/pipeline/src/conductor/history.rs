@@ -117,20 +117,20 @@ impl Scored {
     }
 
     fn epochs(&mut self, round: u32, epochs_before: u32, trained: &[Trained<'_>]) {
-        let count = trained.iter().map(|part| part.epochs.len()).min().unwrap_or(0);
+        // Where a round's time is limited, not all sites come to its last epochs.
+        let count = trained.iter().map(|part| part.epochs.len()).max().unwrap_or(0);
         for index in 0..count {
-            let losses = trained
-                .iter()
-                .map(|part| (part.epochs[index].train_loss, part.weight));
-            let sites = trained
-                .iter()
-                .map(|part| (part.site.to_owned(), part.epochs[index].train_loss));
+            let came = || {
+                trained
+                    .iter()
+                    .filter_map(|part| Some((part, part.epochs.get(index)?)))
+            };
+            let losses = came().map(|(part, epoch)| (epoch.train_loss, part.weight));
+            let sites = came().map(|(part, epoch)| (part.site.to_owned(), epoch.train_loss));
             self.history.epochs.push(HistoryEpoch {
                 epoch: epochs_before + index as u32,
                 round,
-                learning_rate: trained
-                    .first()
-                    .map_or(0.0, |part| part.epochs[index].learning_rate),
+                learning_rate: came().next().map_or(0.0, |(_, epoch)| epoch.learning_rate),
                 train_loss: weighted(losses),
                 sites: sites.collect(),
             });

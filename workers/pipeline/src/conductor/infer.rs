@@ -81,6 +81,8 @@ fn finish(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
                 archive,
                 cases,
                 failures,
+                scores,
+                pictures,
             },
         ] => {
             let member = job.accepted.members.iter().find(|member| member.site == *site);
@@ -90,6 +92,8 @@ fn finish(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
                 archive: archive.clone(),
                 cases: *cases,
                 failures: failures.clone(),
+                scores: scores.clone(),
+                pictures: pictures.clone(),
             })
         }
         _ => Err(job.unknown_step()),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use bytes::Bytes;
 use schemas::event::Event;
 
-use super::{record::Record, submit::Known};
+use super::{record::Record, report::Seen, submit::Known};
 use crate::{subjects, tail::Tailed};
 
 /// What a conductor keeps in memory; all of it comes from the streams.
@@ -25,6 +25,8 @@ pub(super) struct Memory {
     pub forgotten: BTreeSet<String>,
     /// What was done for a job, so that it is not done at every change.
     pub done: HashMap<String, HashSet<String>>,
+    /// When it happened, for the metrics.
+    pub seen: Seen,
 }
 
 impl Memory {
@@ -57,11 +59,17 @@ impl Memory {
         if let Event::Accepted(accepted) = &event
             && !self.known.contains_key(&accepted.job)
         {
+            // The acceptance of a job from the archive comes last.
+            let record = self.records.get(&accepted.job);
+            let results = record.and_then(|record| match &record.end {
+                Some(Event::Finished(finished)) => finished.results.clone(),
+                _ => None,
+            });
             let known = Known {
                 accepted: (**accepted).clone(),
-                ended: false,
-                resumes: 0,
-                results: None,
+                ended: record.is_some_and(|record| record.end.is_some()),
+                resumes: record.map_or(0, Record::resumes),
+                results,
             };
             self.known.insert(accepted.job.clone(), known);
             self.happened(event);

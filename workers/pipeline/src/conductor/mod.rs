@@ -5,6 +5,7 @@
 //! [`Conductor`] reads the streams into records and does what it says. It holds nothing durable.
 
 mod aggregate;
+mod archived;
 mod average;
 mod barrier;
 mod checks;
@@ -28,6 +29,7 @@ mod scan;
 mod select;
 mod submit;
 mod train;
+mod validate;
 
 pub use barrier::Waiting;
 pub use deadline::Timer;

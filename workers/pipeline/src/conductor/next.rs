@@ -14,7 +14,7 @@ use super::{
     infer, inventory, plan_verify, preprocess,
     purge::{self, Purge},
     record::{Record, ShardState, Step, key, task},
-    results, scan, select, train,
+    results, scan, select, train, validate,
 };
 
 /// Tasks that a job may have open at a site, so that jobs share sites fairly.
@@ -99,7 +99,10 @@ pub fn next(record: &Record) -> Vec<Action> {
 
 /// True when a job has ended and none of its tasks is open: nothing can happen to it unless somebody resumes it.
 pub(super) fn is_settled(record: &Record) -> bool {
-    record.end.is_some() && open(record).is_empty() && left_out(record).next().is_none()
+    record.accepted.is_some()
+        && record.end.is_some()
+        && open(record).is_empty()
+        && left_out(record).next().is_none()
 }
 
 fn first(record: &Record, accepted: &Accepted) -> Event {
@@ -125,9 +128,11 @@ fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
         (Phase::PlanVerify, 0) => plan_verify::after(job, outputs),
         (Phase::Preprocess, 0) => preprocess::after(job),
         (Phase::TrainRound, 0) => train::after(job, outputs),
-        (Phase::TrainRound, 1) => results::release(job),
+        (Phase::TrainRound, 1) if job.accepted.message.federation.evaluate => validate::release(job),
+        (Phase::TrainRound, 1) => results::release(job, Vec::new()),
         (Phase::Average, 0) => average::after(job, outputs),
         (Phase::Average, 1) => results::after(job, outputs),
+        (Phase::Infer, validate::PASS) => validate::after(job, outputs),
         (Phase::Infer, _) => infer::after(job, outputs),
         _ => Err(job.unknown_step()),
     }

@@ -1,7 +1,7 @@
 //! plan-verify: every site plans, and all must have planned the same.
 
 use schemas::{
-    event::Event,
+    event::{Event, Release},
     names::Phase,
     task::{Failure, Pooled, TaskInput, TaskOutput},
 };
@@ -11,7 +11,7 @@ use super::{
     differ,
     next::{Job, Outputs},
     preprocess,
-    record::{Record, Step},
+    record::{Record, ShardState, Step},
 };
 
 /// One site's plans.
@@ -24,6 +24,8 @@ pub(super) struct SitePlans {
     pub weights_digest: String,
     /// Training cases of the job's fold.
     pub training_cases: u32,
+    /// Validation cases of the job's fold.
+    pub validation_cases: u32,
     /// Its plans, without dataset_name and image_reader_writer.
     pub plans: Value,
     checkpoint_digest: Option<String>,
@@ -59,6 +61,18 @@ pub(super) fn sites(record: &Record) -> Vec<SitePlans> {
     read(&record.outputs_of(Step::once(Phase::PlanVerify, 0)))
 }
 
+/// What the sites planned that have answered, in site order, whether it counts or not.
+pub(super) fn planned(record: &Record, release: &Release) -> Vec<SitePlans> {
+    let done = release
+        .work
+        .iter()
+        .filter_map(|work| match record.shard(release, &work.site, 0) {
+            ShardState::Done(output) => Some((work.site.clone(), vec![output.clone()])),
+            _ => None,
+        });
+    read(&done.collect::<Vec<_>>())
+}
+
 fn read(outputs: &Outputs) -> Vec<SitePlans> {
     let read = |(site, outputs): &(String, Vec<TaskOutput>)| match &outputs[..] {
         [
@@ -68,13 +82,14 @@ fn read(outputs: &Outputs) -> Vec<SitePlans> {
                 weights_digest,
                 checkpoint_digest,
                 training_cases,
-                ..
+                validation_cases,
             },
         ] => Some(SitePlans {
             site: site.clone(),
             plans_digest: plans_digest.clone(),
             weights_digest: weights_digest.clone(),
             training_cases: *training_cases,
+            validation_cases: *validation_cases,
             plans: plans.clone(),
             checkpoint_digest: checkpoint_digest.clone(),
         }),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use schemas::{
-    event::{Accepted, Cancelled, DeadlinePassed, Event, Failed, Release, Resumed, SiteWork},
+    event::{Accepted, Cancelled, DeadlinePassed, Event, Failed, History, Release, Resumed, SiteWork},
     names::Phase,
     task::{Failure, Outcome, Task, TaskKey, TaskOutput, TaskResult},
 };
@@ -17,6 +17,7 @@ use crate::{
 
 use super::{
     barrier::{self, Barrier, Waiting},
+    history,
     next::MAX_ATTEMPTS,
 };
 
@@ -168,6 +169,12 @@ impl Record {
     /// Takes a result, at any time and any number of times.
     pub fn result(&mut self, result: TaskResult) {
         self.results.entry(result.key.clone()).or_insert(result);
+    }
+
+    /// A training job's rounds so far; none before it was accepted.
+    pub fn history(&self) -> Option<History> {
+        let accepted = self.accepted.as_ref()?;
+        Some(history::of(self, accepted).history)
     }
 
     /// The release of a step.

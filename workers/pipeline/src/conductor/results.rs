@@ -3,7 +3,7 @@
 use schemas::{
     event::{Event, Finished},
     names::Phase,
-    task::{Failure, TaskInput, TaskOutput, Weights},
+    task::{Failure, SiteScores, TaskInput, TaskOutput, Weights},
 };
 
 use super::{
@@ -13,8 +13,9 @@ use super::{
     record::Step,
 };
 
-/// After the scoring pass: the results folder of the last and the best average.
-pub(super) fn release(job: &Job<'_>) -> Result<Event, Failure> {
+/// After the last average was scored: the results folder of it and of the best one, with how it segmented the
+/// validation cases.
+pub(super) fn release(job: &Job<'_>, validations: Vec<SiteScores>) -> Result<Event, Failure> {
     let last = average::global(job.record, job.step.round).ok_or_else(|| job.unknown_step())?;
     let scored = history::of(job.record, job.accepted);
     let best = scored.best.map_or_else(|| last.clone(), |best| best.weights);
@@ -27,10 +28,12 @@ pub(super) fn release(job: &Job<'_>) -> Result<Event, Failure> {
         last: Weights::Average { artifact: last },
         best: Weights::Average { artifact: best },
         history: scored.history,
+        validations,
     };
     let step = Step {
         phase: Phase::Average,
-        ..job.step
+        round: job.step.round,
+        pass: 1,
     };
     Ok(job.at_orchestrator(step, input))
 }

@@ -7,21 +7,24 @@ use schemas::{
     Invalid,
     event::{Event, Failed},
     job::JobMessage,
-    names::{ORCHESTRATOR, Phase},
+    names::{GLOBAL, ORCHESTRATOR, Phase},
     task::Failure,
 };
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    archived::Archived,
     memory::Memory,
     next::{Action, is_settled, next},
     record::Record,
-    report::report,
+    report::{SERIES_KEPT, report},
     submit::Known,
 };
 use crate::{
-    Error, artifacts, clock,
+    Error,
+    archive::Archive,
+    artifacts, clock,
     connection::Connection,
     metrics::Metrics,
     publish::{self, Created},
@@ -35,8 +38,6 @@ const READ_AHEAD: usize = 1_024;
 const AT_ONCE: usize = 16;
 /// Before a failed action is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Metrics of an ended job are shown for so long.
-const SERIES_KEPT: Duration = Duration::from_secs(3_600);
 
 /// What the binary knows of a message that this crate does not, such as the trainers' names.
 /// Gives warnings for the submitter, or the field that is wrong.
@@ -46,8 +47,10 @@ pub type Check = Arc<dyn Fn(&JobMessage) -> Result<Vec<String>, Invalid> + Send 
 pub struct Conductor {
     pub(super) connection: Connection,
     pub(super) version: String,
+    pub(super) algorithm: u32,
     pub(super) check: Check,
     pub(super) metrics: Metrics,
+    pub(super) archive: Option<Archive>,
 }
 
 impl Conductor {
@@ -56,8 +59,23 @@ impl Conductor {
         Self {
             connection,
             version: version.into(),
+            algorithm: 0,
             check,
             metrics,
+            archive: None,
+        }
+    }
+
+    /// The same, of this version of the algorithm, which sites must have too.
+    pub fn with_algorithm(self, algorithm: u32) -> Self {
+        Self { algorithm, ..self }
+    }
+
+    /// The same, with an archive of all jobs.
+    pub fn with_archive(self, archive: Archive) -> Self {
+        Self {
+            archive: Some(archive),
+            ..self
         }
     }
 
@@ -71,6 +89,7 @@ impl Conductor {
 
     async fn conduct(&self) -> Result<(), Error> {
         let mut memory = Memory::default();
+        let mut archived = Archived::of(self.archive.clone());
         // Nothing is done before the past is known, or it would all be published again.
         let mut jobs_left = Some(self.last_sequence(streams::JOBS).await);
         let mut results_left = Some(self.last_sequence(streams::RESULTS).await);
@@ -78,17 +97,24 @@ impl Conductor {
         let mut results = self.tail(streams::RESULTS);
         loop {
             let reached = |left: &Option<u64>| left.is_none_or(|last| last == 0);
+            archived.write().await;
             if reached(&jobs_left) && reached(&results_left) {
-                self.act(&mut memory).await;
+                for job in self.act(&mut memory).await {
+                    archived.settle(&job);
+                }
             }
-            let retry =
-                !(memory.changed.is_empty() && memory.submits.is_empty() && memory.forgotten.is_empty());
+            let retry = !(memory.changed.is_empty()
+                && memory.submits.is_empty()
+                && memory.forgotten.is_empty()
+                && archived.is_written());
             tokio::select! {
                 Some(message) = jobs.recv() => {
                     let mut next = Some(message);
                     while let Some(message) = next {
                         pass(&mut jobs_left, message.sequence);
+                        memory.seen.message(&message, jobs_left.is_some(), &memory.settled);
                         memory.event(&message);
+                        archived.take(message);
                         next = jobs.try_recv().ok();
                     }
                 }
@@ -96,7 +122,9 @@ impl Conductor {
                     let mut next = Some(message);
                     while let Some(message) = next {
                         pass(&mut results_left, message.sequence);
+                        memory.seen.message(&message, results_left.is_some(), &memory.settled);
                         memory.result(&message);
+                        archived.take(message);
                         next = results.try_recv().ok();
                     }
                 }
@@ -132,15 +160,17 @@ impl Conductor {
         }
     }
 
-    /// Decides what is submitted and does what follows for every changed job. What fails stays to be done.
-    async fn act(&self, memory: &mut Memory) {
+    /// Decides what is submitted and does what follows for every changed job. What fails stays to be done. Gives the
+    /// jobs that nothing can happen to any more.
+    async fn act(&self, memory: &mut Memory) -> Vec<String> {
+        let mut at_rest = Vec::new();
         self.decide_all(memory).await;
         self.remember(memory).await;
         for job in std::mem::take(&mut memory.changed) {
             let Some(record) = memory.records.get(&job) else {
                 continue;
             };
-            report(&self.metrics, record);
+            report(&self.metrics, record, &mut memory.seen);
             let done = memory.done.entry(job.clone()).or_default();
             let todo: Vec<(String, Action)> = next(record)
                 .into_iter()
@@ -170,11 +200,14 @@ impl Conductor {
                 Some(_) => drop(memory.changed.insert(job)),
                 None if settled => {
                     self.forget_later(&job);
-                    memory.settle(job);
+                    memory.seen.forget(&job);
+                    memory.settle(job.clone());
+                    at_rest.push(job);
                 }
                 None => {}
             }
         }
+        at_rest
     }
 
     /// Reads jobs anew that were resumed after all was done for them.
@@ -182,6 +215,7 @@ impl Conductor {
         for job in std::mem::take(&mut memory.forgotten) {
             match Record::load(&self.connection, &job).await {
                 Ok(record) => {
+                    memory.seen.counted(&job, &record);
                     memory.records.insert(job.clone(), record);
                     memory.changed.insert(job);
                 }
@@ -286,6 +320,9 @@ impl Conductor {
                     purge.digest.as_deref(),
                 )
                 .await?;
+                if let (Some(archive), GLOBAL, Some(digest)) = (&self.archive, &*purge.owner, &purge.digest) {
+                    archive.forget(&purge.job, digest)?;
+                }
             }
         }
         Ok(())

@@ -76,11 +76,11 @@ pub(super) fn check_id(message: &JobMessage, known: &BTreeMap<String, Known>) ->
     Ok(())
 }
 
-/// Finds the site of each data set, sorted by site.
+/// Finds the site of each data set, sorted by site. `own`: the orchestrator's version, and its algorithm's.
 pub(super) fn members(
     message: &JobMessage,
     sites: &[Announce],
-    version: &str,
+    own: (&str, u32),
 ) -> Result<Vec<Member>, Invalid> {
     let mut members: Vec<Member> = Vec::new();
     for (index, dataset) in message.datasets.iter().enumerate() {
@@ -123,7 +123,7 @@ pub(super) fn members(
             );
             return Err(Invalid::new(path, reason));
         }
-        members.push(member(message, &path, dataset, site, version)?);
+        members.push(member(message, &path, dataset, site, own)?);
     }
     for site in message.federation.site_devices.keys() {
         if !members.iter().any(|member| member.site == *site) {
@@ -140,13 +140,15 @@ fn member(
     path: &str,
     dataset: &str,
     site: &Announce,
-    version: &str,
+    own: (&str, u32),
 ) -> Result<Member, Invalid> {
     let name = &site.site;
-    if site.protocol != PROTOCOL_VERSION || site.version != version {
+    let (version, algorithm) = own;
+    if (site.protocol, site.algorithm) != (PROTOCOL_VERSION, algorithm) {
         let reason = format!(
-            "site {name} runs version {} (protocol {}); the orchestrator runs {version} (protocol {PROTOCOL_VERSION})",
-            site.version, site.protocol
+            "site {name} runs version {} (protocol {}, algorithm {}); the orchestrator runs {version} (protocol \
+             {PROTOCOL_VERSION}, algorithm {algorithm})",
+            site.version, site.protocol, site.algorithm
         );
         return Err(Invalid::new(path, reason));
     }

@@ -76,7 +76,7 @@ fn at_sites(
 /// After pass 0: the average of the round, in site order.
 pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
     let plans = plan_verify::sites(job.record);
-    let weighting = job.accepted.message.federation.weighting;
+    let federation = &job.accepted.message.federation;
     let mut updates = Vec::new();
     for (site, outputs) in outputs {
         let [
@@ -90,10 +90,14 @@ pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> 
             return Err(job.unknown_step());
         };
         let cases = plans.iter().find(|plans| plans.site == *site);
-        let weight = match weighting {
-            Weighting::Cases => cases.map_or(0, |plans| u64::from(plans.training_cases)),
-            Weighting::Iterations => epochs.iter().map(|epoch| u64::from(epoch.iterations)).sum(),
-            Weighting::Equal => 1,
+        let cases = cases.map_or(0, |plans| u64::from(plans.training_cases));
+        let iterations: u64 = epochs.iter().map(|epoch| u64::from(epoch.iterations)).sum();
+        // Without a limit of time, all sites do the same number.
+        let done = federation.round_seconds.map_or(1, |_| iterations);
+        let weight = match federation.weighting {
+            Weighting::Cases => cases.saturating_mul(done),
+            Weighting::Iterations => iterations,
+            Weighting::Equal => done,
         };
         updates.push(Update {
             site: site.clone(),

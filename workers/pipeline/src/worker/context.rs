@@ -1,6 +1,7 @@
 //! What a phase's handler may ask for while it works.
 
 use std::{
+    io::Write,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -19,7 +20,9 @@ use tokio::runtime::Handle;
 
 use super::{deliveries::Deliveries, stopped};
 use crate::{
-    Error, artifacts,
+    Error,
+    archive::Archive,
+    artifacts, clock,
     connection::Connection,
     known::{self, Known},
     metrics::Metrics,
@@ -50,6 +53,7 @@ pub struct TaskContext {
     pub(super) last_progress: Mutex<Option<Instant>>,
     pub(super) deliveries: Deliveries,
     pub(super) metrics: Metrics,
+    pub(super) archive: Option<Archive>,
 }
 
 impl TaskContext {
@@ -92,11 +96,10 @@ impl TaskContext {
             shard,
             ..
         } = self.key.clone();
-        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         self.metrics
             .task_progress_timestamp
-            .with_label_values(&[phase.as_str()])
-            .set(time.unwrap_or_default().as_secs_f64());
+            .with_label_values(&[&*site, phase.as_str()])
+            .set(clock::unix());
         let subject = subjects::progress(&site, &job);
         let progress = Progress {
             job,
@@ -123,40 +126,87 @@ impl TaskContext {
         }
     }
 
+    /// The process's metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Stores bytes in the task's job: under the site's name, or under `global` at the orchestrator.
+    /// There, the archive has it before the server does.
     pub fn upload(&self, bytes: impl Into<Bytes>) -> Result<ArtifactRef, Failure> {
         let bytes = bytes.into();
-        self.wait(artifacts::upload_bytes(
+        if let Some(archive) = &self.archive {
+            let artifact = self.artifact(schemas::sha256(&bytes), bytes.len() as u64);
+            archive
+                .keep(&artifact, |file| file.write_all(&bytes))
+                .map_err(|error| failure(&error))?;
+        }
+        let sent = self.wait(artifacts::upload_bytes(
             &self.connection,
             self.owner(),
             &self.key.job,
             bytes,
-        ))
+        ))?;
+        self.moved("sent", &sent);
+        Ok(sent)
     }
 
     /// Stores a file's bytes in the task's job: under the site's name, or under `global` at the orchestrator.
+    /// There, the archive has it before the server does.
     pub fn upload_file(&self, path: &Path) -> Result<ArtifactRef, Failure> {
-        self.wait(artifacts::upload_file(
+        if let Some(archive) = &self.archive {
+            let keep = || {
+                let (digest, size) = artifacts::digest_file(path)?;
+                archive.keep(&self.artifact(digest, size), |file| {
+                    std::io::copy(&mut std::fs::File::open(path)?, file).map(drop)
+                })
+            };
+            keep().map_err(|error| failure(&error))?;
+        }
+        let sent = self.wait(artifacts::upload_file(
             &self.connection,
             self.owner(),
             &self.key.job,
             path,
-        ))
+        ))?;
+        self.moved("sent", &sent);
+        Ok(sent)
     }
 
     /// Fetches an artifact into memory, verified.
     pub fn download(&self, artifact: &ArtifactRef) -> Result<Vec<u8>, Failure> {
-        self.wait(artifacts::download_bytes(&self.connection, artifact))
+        let bytes = self.wait(artifacts::download_bytes(&self.connection, artifact))?;
+        self.moved("received", artifact);
+        Ok(bytes)
     }
 
     /// Fetches an artifact into a file, verified, then renamed.
     pub fn download_file(&self, artifact: &ArtifactRef, path: &Path) -> Result<(), Failure> {
-        self.wait(artifacts::download_file(&self.connection, artifact, path))
+        self.wait(artifacts::download_file(&self.connection, artifact, path))?;
+        self.moved("received", artifact);
+        Ok(())
+    }
+
+    fn moved(&self, direction: &str, artifact: &ArtifactRef) {
+        let labels = [&*self.key.site, self.key.phase.as_str(), direction];
+        self.metrics
+            .wire_bytes
+            .with_label_values(&labels)
+            .inc_by(artifact.size as f64);
     }
 
     /// All jobs that the server knows, and which have ended.
     pub fn known_jobs(&self) -> Result<Vec<Known>, Failure> {
         self.wait(known::jobs(&self.connection))
+    }
+
+    fn artifact(&self, digest: String, size: u64) -> ArtifactRef {
+        ArtifactRef {
+            owner: self.owner().to_owned(),
+            job: self.key.job.clone(),
+            digest,
+            size,
+        }
     }
 
     fn owner(&self) -> &str {

@@ -3,6 +3,7 @@
 //! A worker takes one task and drops the pull stream while it works, because a kept stream takes more.
 //! The work runs on a thread of its own; heartbeats keep the task and look for its closing.
 
+mod activity;
 mod context;
 mod deliveries;
 mod queue;
@@ -16,8 +17,9 @@ use schemas::{
     task::{Failure, Task, TaskOutput},
 };
 
-use crate::{connection::Connection, gate::Gate, metrics::Metrics, streams::Pace};
+use crate::{archive::Archive, connection::Connection, gate::Gate, metrics::Metrics, streams::Pace};
 
+pub use activity::Activity;
 pub use context::{Described, TaskContext};
 pub use run::announce;
 pub use share::share;
@@ -62,14 +64,20 @@ pub struct WorkerSettings {
     pub name: String,
     /// The program's version.
     pub version: String,
+    /// The version of the program's algorithm: tasks of jobs of another are refused.
+    pub algorithm: u32,
     /// A folder that outlives the process, for the count of deliveries without progress.
     pub state: PathBuf,
     /// The slot that heavy work waits for.
     pub gate: Option<Gate>,
     /// Acknowledgement times.
     pub pace: Pace,
+    /// What the process's workers are doing.
+    pub activity: Activity,
     /// So many deliveries without progress are a crash loop.
     pub deliveries: u32,
+    /// Where the orchestrator keeps what it makes.
+    pub archive: Option<Archive>,
 }
 
 impl WorkerSettings {
@@ -79,10 +87,13 @@ impl WorkerSettings {
             site: site.into(),
             name: format!("{}-{}", host(), std::process::id()),
             version: version.into(),
+            algorithm: 0,
             state: state.into(),
             gate: None,
             pace: Pace::default(),
+            activity: Activity::default(),
             deliveries: 3,
+            archive: None,
         }
     }
 }
@@ -99,7 +110,8 @@ impl<P: Phase> Worker<P> {
     }
 }
 
-fn host() -> String {
+/// The name of this machine.
+pub fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match name.trim() {
         "" => "host".to_owned(),

@@ -11,12 +11,15 @@ use std::{
 
 use async_nats::jetstream::{AckKind, Message};
 use schemas::{
+    PROTOCOL_VERSION,
+    event::Accepted,
     names,
     site::Announce,
     task::{Failure, Made, Outcome, Task, TaskKey, TaskOutput, TaskResult},
 };
 use tokio::{sync::oneshot, time::sleep};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::{
     Described, Phase, TaskContext, Worker,
@@ -53,6 +56,9 @@ impl<P: Phase> Worker<P> {
     /// Works until `stop`: then the handler is told to stop, and its task goes back to the queue.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let (site, phase, pace) = (&self.settings.site, P::NAME, self.settings.pace);
+        let label = [&**site, phase.as_str()];
+        self.metrics.worker_slots.with_label_values(&label).inc();
+        self.metrics.tasks_in_flight.with_label_values(&label).add(0.0);
         let mut consumer = None;
         while !stop.is_cancelled() {
             let message = tokio::select! {
@@ -60,7 +66,10 @@ impl<P: Phase> Worker<P> {
                 message = next(&self.connection, site, phase, pace, &mut consumer) => message,
             };
             match message {
-                Ok(Some(message)) => self.take(message, &stop).await,
+                Ok(Some(message)) => {
+                    let _busy = self.settings.activity.begin();
+                    self.take(message, &stop).await;
+                }
                 Ok(None) => {}
                 Err(error) => {
                     tracing::debug!("{site} {phase}: {error}; trying again");
@@ -82,8 +91,22 @@ impl<P: Phase> Worker<P> {
             tracing::error!("{subject}: not a task's subject");
             return acknowledge(&message, AckKind::Term).await;
         };
+        let span = tracing::info_span!(
+            "task",
+            job = key.job,
+            phase = P::NAME.as_str(),
+            site = key.site,
+            round = key.round,
+            pass = key.pass,
+            shard = key.shard,
+        );
+        self.answer_task(message, key, stop).instrument(span).await;
+    }
+
+    /// One delivery of a task that is known by name.
+    async fn answer_task(&self, message: Message, key: TaskKey, stop: &CancellationToken) {
         let delivery = message.info().map_or(1, |info| info.delivered.max(1) as u64);
-        let label = [P::NAME.as_str()];
+        let label = [&*self.settings.site, P::NAME.as_str()];
         if delivery > 1 {
             self.metrics.task_redeliveries.with_label_values(&label).inc();
         }
@@ -103,7 +126,7 @@ impl<P: Phase> Worker<P> {
         let task = match task_of(&key, &message.payload) {
             Ok(task) => Some(Arc::new(task)),
             Err(error) => {
-                tracing::error!("{subject}: {error}");
+                tracing::error!("bad task: {error}");
                 None
             }
         };
@@ -112,6 +135,11 @@ impl<P: Phase> Worker<P> {
                 "bad-task",
                 "the task's message cannot be read at this site",
             ))),
+            Some(task)
+                if (task.job.protocol, task.job.algorithm) != (PROTOCOL_VERSION, self.settings.algorithm) =>
+            {
+                Ended::Came(Err(self.other_version(&task)))
+            }
             Some(_) if deliveries.fruitless() >= u64::from(self.settings.deliveries) => {
                 let message = format!(
                     "the worker died {} times on this task without getting further",
@@ -121,12 +149,21 @@ impl<P: Phase> Worker<P> {
             }
             Some(task) => {
                 self.metrics.tasks_in_flight.with_label_values(&label).inc();
+                if let Ok(info) = message.info() {
+                    let waited = (clock::unix() - clock::of_server(info.published)).max(0.0);
+                    self.metrics.task_wait.with_label_values(&label).observe(waited);
+                }
                 let begun = Instant::now();
                 let ended = self.work(&message, task, deliveries, &described, stop).await;
+                let seconds = begun.elapsed().as_secs_f64();
                 self.metrics
                     .task_duration
                     .with_label_values(&label)
-                    .observe(begun.elapsed().as_secs_f64());
+                    .observe(seconds);
+                self.metrics
+                    .task_seconds
+                    .with_label_values(&label)
+                    .inc_by(seconds);
                 self.metrics.tasks_in_flight.with_label_values(&label).dec();
                 ended
             }
@@ -172,6 +209,7 @@ impl<P: Phase> Worker<P> {
             last_progress: Mutex::default(),
             deliveries,
             metrics: self.metrics.clone(),
+            archive: self.settings.archive.clone(),
         };
         let (sender, mut came) = oneshot::channel();
         let (phase, gate, described) = (
@@ -180,10 +218,12 @@ impl<P: Phase> Worker<P> {
             Arc::clone(described),
         );
         let key = task.key.clone();
+        let span = tracing::Span::current();
         let spawned = std::thread::Builder::new()
             .name(P::NAME.as_str().to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || {
+                let _entered = span.entered();
                 let run = || {
                     let _slot = match &gate {
                         Some(gate) if phase.heavy(&task) => Some(
@@ -312,6 +352,22 @@ impl<P: Phase> Worker<P> {
         }
     }
 
+    /// Bytes of two versions are never mixed in one job.
+    fn other_version(&self, task: &Task) -> Failure {
+        let Accepted {
+            version,
+            protocol,
+            algorithm,
+            ..
+        } = &task.job;
+        let message = format!(
+            "the job was accepted by version {version} (protocol {protocol}, algorithm {algorithm}); this worker \
+             runs {} (protocol {PROTOCOL_VERSION}, algorithm {})",
+            self.settings.version, self.settings.algorithm
+        );
+        Failure::fatal("version-differs", message)
+    }
+
     fn made(&self, described: Described, started: String) -> Made {
         Made {
             worker: self.settings.name.clone(),
@@ -327,7 +383,7 @@ impl<P: Phase> Worker<P> {
     fn count(&self, outcome: &str) {
         self.metrics
             .tasks
-            .with_label_values(&[P::NAME.as_str(), outcome])
+            .with_label_values(&[&*self.settings.site, P::NAME.as_str(), outcome])
             .inc();
     }
 }

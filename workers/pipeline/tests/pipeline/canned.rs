@@ -67,6 +67,7 @@ pub fn accepted(job: &str, message: JobMessage, sites: &[&str]) -> Accepted {
         members: sites.iter().map(member).collect(),
         protocol: PROTOCOL_VERSION,
         version: VERSION.to_owned(),
+        algorithm: 0,
         continues: None,
         model: None,
         warnings: Vec::new(),
@@ -80,6 +81,7 @@ pub fn announce(site: &str) -> Announce {
         site: site.to_owned(),
         protocol: PROTOCOL_VERSION,
         version: VERSION.to_owned(),
+        algorithm: 0,
         datasets: vec![AnnouncedDataset {
             id: format!("set-{site}"),
             dataset_id: 4,
@@ -163,6 +165,7 @@ pub fn output(
                 seconds: 1.0,
             };
             TaskOutput::Trained {
+                update_norm: None,
                 base: base.digest().to_owned(),
                 update: match key.pass {
                     0 => Some(artifact("update")?),
@@ -185,6 +188,9 @@ pub fn output(
         TaskInput::Results { .. } => TaskOutput::Results {
             archive: artifact("results")?,
         },
+        TaskInput::Validate { .. } => TaskOutput::Validated {
+            scores: artifact("scores")?,
+        },
         TaskInput::InspectModel {} => TaskOutput::Model {
             digest: schemas::sha256(b"model"),
             cases: cases(&key.site),
@@ -197,6 +203,8 @@ pub fn output(
             archive: artifact("zip")?,
             cases: cases(&key.site),
             failures: Vec::new(),
+            scores: None,
+            pictures: Vec::new(),
         },
     })
 }

@@ -38,7 +38,7 @@ pub const PACE: Pace = Pace {
 fn settings(site: &str, folder: &Path) -> WorkerSettings {
     WorkerSettings {
         pace: PACE,
-        gate: Some(Gate::new(folder.join("slot"))),
+        gate: Some(Gate::new([folder.join("slot")])),
         ..WorkerSettings::new(site, canned::VERSION, folder.join(site))
     }
 }
@@ -275,6 +275,7 @@ async fn messages_that_are_no_job_are_rejected_with_their_field() {
     announce(&private.connection, &both).await.unwrap();
     let mut old = canned::announce("old");
     old.version = "0.0.0-older".into();
+    old.algorithm = 7;
     announce(&private.connection, &old).await.unwrap();
     assert_eq!(client.sites().await.unwrap().len(), 4);
 
@@ -334,7 +335,8 @@ async fn messages_that_are_no_job_are_rejected_with_their_field() {
         (
             set("/datasets", ["set-old"].into()),
             "datasets[0]",
-            "runs version 0.0.0-older",
+            "site old runs version 0.0.0-older (protocol 1, algorithm 7); the orchestrator runs 0.0.0-test (protocol 1, \
+             algorithm 0)",
         ),
         (set("/federation/seed", 13.into()), "federation.seed", "unlucky"),
         (

@@ -1,11 +1,13 @@
 //! The pipeline against a model of JetStream, and against a real nats-server.
 
+mod archive;
 mod artifacts;
 mod canned;
 mod continued;
 mod elastic;
 mod histories;
 mod jobs;
+mod limited_time;
 mod model;
 mod server;
 mod streams;

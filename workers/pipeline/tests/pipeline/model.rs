@@ -8,7 +8,7 @@ use pipeline::{
 };
 use schemas::{
     event::{Accepted, DeadlinePassed, Event},
-    task::{ArtifactRef, Failure, Outcome, Task, TaskKey, TaskResult},
+    task::{ArtifactRef, Failure, Outcome, Task, TaskKey, TaskOutput, TaskResult},
 };
 
 use crate::canned;
@@ -113,7 +113,21 @@ impl World {
     }
 
     /// Does a task, again or not.
-    pub fn work(&mut self, key: &TaskKey, mut failure: Option<Failure>) {
+    pub fn work(&mut self, key: &TaskKey, failure: Option<Failure>) {
+        self.answer_with(key, failure, |_| {});
+    }
+
+    /// Does a task, with a change to its output.
+    pub fn work_as(&mut self, key: &TaskKey, change: impl FnOnce(&mut TaskOutput)) {
+        self.answer_with(key, None, change);
+    }
+
+    fn answer_with(
+        &mut self,
+        key: &TaskKey,
+        mut failure: Option<Failure>,
+        change: impl FnOnce(&mut TaskOutput),
+    ) {
         let task = self.tasks[key].clone();
         if self.answered.contains(key) {
             return;
@@ -132,8 +146,8 @@ impl World {
         let mut uploaded = Vec::new();
         let outcome = match failure {
             Some(failure) => Outcome::Failed { failure },
-            None => Outcome::Done {
-                output: canned::output(&task, &mut |bytes| {
+            None => {
+                let mut output = canned::output(&task, &mut |bytes| {
                     let artifact = ArtifactRef {
                         owner: canned::owner(&key.site).to_owned(),
                         job: key.job.clone(),
@@ -143,8 +157,10 @@ impl World {
                     uploaded.push((artifact.owner.clone(), artifact.digest.clone()));
                     Ok(artifact)
                 })
-                .unwrap(),
-            },
+                .unwrap();
+                change(&mut output);
+                Outcome::Done { output }
+            }
         };
         for name in uploaded {
             self.purged.remove(&name);

@@ -63,6 +63,46 @@ fn a_training_job_goes_through_its_steps() {
 }
 
 #[test]
+fn a_job_that_evaluates_segments_the_validation_cases_before_its_results() {
+    let mut accepted = jobs()[0].clone();
+    accepted.message.federation.evaluate = true;
+    let world = undisturbed(&accepted);
+    let released: Vec<_> = world
+        .releases()
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Released(release) => Some(release),
+            _ => None,
+        })
+        .collect();
+    let [.., scoring, validating, results] = &released[..] else {
+        panic!("{released:?}");
+    };
+    let steps = [scoring, validating, results].map(|release| Step::of(release).to_string());
+    assert_eq!(steps, ["train-round.5.1", "infer.5.3", "average.5.1"]);
+    let TaskInput::Results {
+        last, validations, ..
+    } = &results.work[0].input
+    else {
+        panic!("{results:?}");
+    };
+    // All sites' shards, in their order, of what the last average segmented.
+    let expected = validating
+        .work
+        .iter()
+        .flat_map(|work| vec![&work.site; work.shards as usize]);
+    assert!(validations.iter().map(|validation| &validation.site).eq(expected));
+    assert_eq!(validating.work.len(), 3);
+    for work in &validating.work {
+        let TaskInput::Validate { weights, .. } = &work.input else {
+            panic!("{work:?}");
+        };
+        assert_eq!(weights, last);
+    }
+    assert!(matches!(world.end(), Some(Event::Finished(_))));
+}
+
+#[test]
 fn the_window_bounds_open_tasks() {
     let accepted = &jobs()[0];
     let mut world = World::of(accepted.clone());
@@ -248,9 +288,12 @@ fn a_round_knows_the_sites_last_averaged_update() {
             .collect();
         let updates = world.results.iter().find_map(|result| match &result.outcome {
             Outcome::Done {
-                output: TaskOutput::Trained {
-                    update: Some(update), ..
-                },
+                output:
+                    TaskOutput::Trained {
+                        update_norm: None,
+                        update: Some(update),
+                        ..
+                    },
             } if result.key.round == 0 => Some(update.digest.clone()),
             _ => None,
         });

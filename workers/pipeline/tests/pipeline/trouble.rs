@@ -127,6 +127,17 @@ async fn trouble_in_a_handler_is_a_result_and_the_worker_goes_on() {
     let full = failure(answer(connection, &task(1).key).await);
     assert_eq!((&*full.code, full.retryable), ("disk-full", true));
 
+    // Of a job of another version of the algorithm: it is not begun.
+    let mut other = task(5);
+    other.job.algorithm = 2;
+    put(connection, &other).await;
+    let differs = failure(answer(connection, &other.key).await);
+    assert_eq!((&*differs.code, differs.retryable), ("version-differs", false));
+    assert!(
+        differs.message.contains("algorithm 2") && differs.message.contains("algorithm 0"),
+        "{differs:?}"
+    );
+
     // Closed before it starts: it is not begun.
     let close = |round| TaskResult {
         key: task(round).key,

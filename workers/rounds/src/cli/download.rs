@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
+use nnunet::evaluate::Scores;
 use pipeline::client::Client;
 use schemas::event::{Event, Finished};
 
@@ -60,10 +61,11 @@ pub async fn fetch(client: &Client, finished: &Finished, output: &Path) -> anyho
                     .join(dataset.file_name().unwrap_or_default())
                     .join(model.file_name().unwrap_or_default());
                 if place.exists() {
-                    bail!("{} is there already; choose another --output", place.display());
+                    add_fold(&model, &place)?;
+                } else {
+                    std::fs::create_dir_all(place.parent().unwrap_or(output))?;
+                    std::fs::rename(&model, &place).with_context(|| format!("{}", place.display()))?;
                 }
-                std::fs::create_dir_all(place.parent().unwrap_or(output))?;
-                std::fs::rename(&model, &place).with_context(|| format!("{}", place.display()))?;
                 written.push(place);
             }
         }
@@ -73,5 +75,61 @@ pub async fn fetch(client: &Client, finished: &Finished, output: &Path) -> anyho
         client.download(&made.archive, &place).await?;
         written.push(place);
     }
+    if let Some(summary) = summary(client, finished, output).await? {
+        written.push(summary);
+    }
     Ok(written)
+}
+
+/// Puts the folds of the model folder `new` into that of another job, whose plans and data set are the same.
+fn add_fold(new: &Path, place: &Path) -> anyhow::Result<()> {
+    for document in ["plans.json", "dataset.json"] {
+        let same = std::fs::read(new.join(document))? == std::fs::read(place.join(document))?;
+        ensure!(
+            same,
+            "{} is there already, with another {document}; choose another --output",
+            place.display()
+        );
+    }
+    for entry in std::fs::read_dir(new)? {
+        let (from, to) = {
+            let entry = entry?;
+            (entry.path(), place.join(entry.file_name()))
+        };
+        if from.is_dir() {
+            ensure!(
+                !to.exists(),
+                "{} is there already; choose another --output",
+                to.display()
+            );
+            std::fs::rename(&from, &to).with_context(|| format!("{}", to.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The scores of all sites together as nnU-Net's summary.json, where the job asked for them and a site has references.
+async fn summary(client: &Client, finished: &Finished, output: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let sites = scores(client, finished).await?;
+    if sites.is_empty() {
+        return Ok(None);
+    }
+    let place = output.join(format!("{}-summary.json", finished.job));
+    Scores::summary(&sites)?.write(&place)?;
+    Ok(Some(place))
+}
+
+/// How an inference job's segmentations did, by site: of those that have references, if the job asked.
+pub async fn scores(client: &Client, finished: &Finished) -> anyhow::Result<Vec<(String, Scores)>> {
+    let temporary = tempfile::tempdir()?;
+    let mut sites = Vec::new();
+    for made in &finished.segmentations {
+        let Some(scores) = &made.scores else { continue };
+        let file = temporary.path().join("scores.json");
+        client.download(scores, &file).await?;
+        let scores: Scores =
+            schemas::parse(&std::fs::read(&file)?).with_context(|| format!("the scores of {}", made.site))?;
+        sites.push((made.site.clone(), scores));
+    }
+    Ok(sites)
 }

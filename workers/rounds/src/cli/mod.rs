@@ -4,11 +4,13 @@ mod cancel;
 mod dead;
 mod demo;
 mod demo_data;
+mod doctor;
 mod download;
 mod list;
 pub mod nnunet;
 mod orchestrator;
 mod overlay;
+mod report;
 mod resume;
 mod retry;
 mod show;
@@ -27,14 +29,14 @@ use pipeline::{client::Client, connection::Connection, metrics::Metrics};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::settings;
+use crate::{parts::OrchestratorFolders, settings};
 
 /// Federated nnU-Net: one segmentation model from many hospitals, and no scan leaves its building.
 #[derive(Parser)]
 #[command(name = "rounds", version, arg_required_else_help = true)]
 pub struct Arguments {
-    /// Log lines as JSON.
-    #[arg(long, global = true)]
+    /// Log lines as JSON
+    #[arg(long, global = true, env = "ROUNDS_LOG_JSON")]
     log_json: bool,
     #[command(subcommand)]
     command: Command,
@@ -50,6 +52,8 @@ enum Command {
     Site(site::Site),
     /// Start workers for some phases of a site
     Worker(worker::Worker),
+    /// Check a site hop by hop, and say what to do
+    Doctor(doctor::Doctor),
     /// Submit a job message
     Submit(submit::Submit),
     /// List the jobs
@@ -68,6 +72,8 @@ enum Command {
     Retry(retry::Retry),
     /// Download what a job made
     Download(download::Download),
+    /// Write a job's curves, scores, plans, timings and pictures as one HTML page, which opens without a network
+    Report(report::Report),
     /// List the sites and their data sets
     Sites(sites::Sites),
     /// Cut a federation of three sites out of the MNI brain, train on it, segment with the result
@@ -106,6 +112,12 @@ impl Server {
             }),
             None => up::connection_of(&self.home),
         }
+    }
+
+    /// The archive of the orchestrator of `rounds up`; none with a server of one's own.
+    pub fn archive(&self) -> Option<PathBuf> {
+        let folders = OrchestratorFolders::within(&self.home.join("orchestrator"));
+        self.nats.is_none().then_some(folders.archive)
     }
 
     /// Connects.
@@ -180,6 +192,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Orchestrator(orchestrator) => orchestrator.run(),
         Command::Site(site) => site.run(),
         Command::Worker(worker) => worker.run(),
+        Command::Doctor(doctor) => on_runtime(doctor.run()),
         Command::Submit(submit) => on_runtime(submit.run()),
         Command::List(list) => on_runtime(list.run()),
         Command::Show(show) => on_runtime(show.run()),
@@ -189,6 +202,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Dead(dead) => on_runtime(dead.run()),
         Command::Retry(retry) => on_runtime(retry.run()),
         Command::Download(download) => on_runtime(download.run()),
+        Command::Report(report) => on_runtime(report.run()),
         Command::Sites(sites) => on_runtime(sites.run()),
         Command::Demo(demo) => demo.run(),
         Command::Overlay(overlay) => overlay.run(),

@@ -26,7 +26,11 @@ impl Orchestrator {
             super::serve_metrics(settings.metrics.as_deref(), &metrics, &stop).await?;
             let access = settings.nats.access();
             let connection = Connection::open(&access, "orchestrator", parts::PATIENCE, &metrics).await?;
-            parts::run_orchestrator(connection, &settings.root, metrics, stop).await
+            let folders = settings.folders();
+            parts::through_losses(&connection, &stop, async |stop| {
+                parts::run_orchestrator(connection.clone(), &folders, metrics.clone(), stop).await
+            })
+            .await
         })
     }
 }

@@ -10,13 +10,15 @@ use clap::Args;
 use pipeline::{
     connection::Connection,
     gate::Gate,
+    metrics::Metrics,
     server::{Address, Server, ServerSettings},
+    worker::Activity,
 };
 use schemas::{job::Device, names::Phase};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    parts,
+    parts::{self, OrchestratorFolders},
     settings::{self, DatasetSettings, SiteSettings, cores},
     site::Site,
 };
@@ -118,29 +120,61 @@ impl Up {
         let metrics = crate::parts::metrics();
         let connection = Connection::open(&server.access(), "rounds-up", parts::PATIENCE, &metrics).await?;
         super::serve_metrics(self.metrics.as_deref(), &metrics, &stop).await?;
-        for site in &sites {
+        let mut ready = Some(ready);
+        let ready = std::sync::Mutex::new(move || ready.take().map(|ready| ready()));
+        parts::through_losses(&connection, &stop, async |stop| {
+            self.work_once(&connection, &sites, &metrics, stop, || {
+                if let Ok(mut ready) = ready.lock() {
+                    ready();
+                }
+            })
+            .await
+        })
+        .await
+    }
+
+    async fn work_once(
+        &self,
+        connection: &Connection,
+        sites: &[Arc<Site>],
+        metrics: &Metrics,
+        stop: CancellationToken,
+        ready: impl FnOnce(),
+    ) -> anyhow::Result<()> {
+        let mut running = tokio::task::JoinSet::new();
+        let folders = OrchestratorFolders::within(&self.home.join("orchestrator"));
+        parts::set_up_streams(connection, &folders).await?;
+        for site in sites {
             // The server and the sites' folders lie in one home: there is no second worker to refuse.
-            parts::set_up_site(&connection, site, true).await?;
-            parts::introduce(&connection, site).await?;
+            parts::set_up_site(connection, site, true).await?;
+            parts::introduce(connection, site).await?;
         }
         ready();
-        let gate = Gate::new(self.home.join("slot"));
-        let root = self.home.join("orchestrator");
+        let gate = Gate::new([self.home.join("slot")]);
         let site_phases: Vec<Phase> = Phase::ALL
             .into_iter()
             .filter(|phase| !phase.at_orchestrator())
             .collect();
-        let mut running = tokio::task::JoinSet::new();
         {
             let (connection, metrics, stop) = (connection.clone(), metrics.clone(), stop.clone());
-            running.spawn(async move { parts::run_orchestrator(connection, &root, metrics, stop).await });
+            running.spawn(async move { parts::run_orchestrator(connection, &folders, metrics, stop).await });
         }
         for site in sites {
             let (connection, gate, metrics, stop) =
                 (connection.clone(), gate.clone(), metrics.clone(), stop.clone());
-            let phases = site_phases.clone();
-            running
-                .spawn(async move { parts::run_site(connection, site, &phases, gate, metrics, stop).await });
+            let (site, phases) = (Arc::clone(site), site_phases.clone());
+            running.spawn(async move {
+                parts::run_site(
+                    connection,
+                    site,
+                    &phases,
+                    gate,
+                    Activity::default(),
+                    metrics,
+                    stop,
+                )
+                .await
+            });
         }
         let mut outcome = Ok(());
         while let Some(ended) = running.join_next().await {
@@ -186,13 +220,18 @@ impl Up {
                 }],
                 devices: self.devices.clone(),
                 models: self.models.clone(),
+                // They go nowhere: all sites are on this machine.
+                pictures: true,
                 threads: cores(),
                 micro_batch: None,
+                slots: 1,
+                unlike_replicas: false,
                 cache_bytes: None,
                 metrics: None,
             });
         }
         sites.iter().try_for_each(SiteSettings::check)?;
+        sites.iter().try_for_each(SiteSettings::check_devices)?;
         Ok(sites)
     }
 }

@@ -9,18 +9,20 @@ use std::{
 use nnunet::{
     average::{Contribution, average},
     checkpoint::{Checkpoint, InitArgs, LoggedEpoch, Logging, OptimiserGroup, results::ResultsFolder},
+    cross_validation::write_scores,
+    evaluate::Scores,
     train::TrainerVariant,
     update::Update,
 };
 use pipeline::worker::TaskContext;
 use schemas::{
     event::History,
-    task::{self, ArtifactRef, Failure, Pooled, Task, TaskInput, TaskOutput, Weights},
+    task::{self, ArtifactRef, Failure, Pooled, SiteScores, Task, TaskInput, TaskOutput, Weights},
 };
 use serde_json::Value;
 
 use super::{
-    Watch, document, failure,
+    Watch, document, failure, fetch_json,
     planned::{Planned, dataset_name},
     training, unknown_input,
 };
@@ -38,6 +40,7 @@ pub fn run(scratch: &Path, task: &Task, context: &TaskContext) -> Result<TaskOut
             last,
             best,
             history,
+            validations,
         } => {
             let wanted = Wanted {
                 pooled,
@@ -46,6 +49,7 @@ pub fn run(scratch: &Path, task: &Task, context: &TaskContext) -> Result<TaskOut
                 last,
                 best,
                 history,
+                validations,
             };
             results(folder.path(), task, context, &wanted)
         }
@@ -81,6 +85,7 @@ struct Wanted<'a> {
     last: &'a Weights,
     best: &'a Weights,
     history: &'a History,
+    validations: &'a [SiteScores],
 }
 
 fn results(
@@ -177,12 +182,42 @@ fn results(
     let debug = serde_json::to_value(&task.job).map_err(|error| failure::bug(error.to_string()))?;
     out.write_debug(&debug).map_err(failure::of_error)?;
 
+    if !wanted.validations.is_empty() {
+        write_validation(
+            &out.fold.join("validation"),
+            context,
+            &planned,
+            wanted.validations,
+        )?;
+    }
+
     let archive = folder.join("results.zip");
     zip_folder(&folder.join(&name), &name, &archive)
         .map_err(|error| failure::io("the results archive", &archive, &error))?;
     Ok(TaskOutput::Results {
         archive: context.upload_file(&archive)?,
     })
+}
+
+/// summary.json and the post-processing of all sites' validation cases, where nnU-Net leaves them, and the counts that
+/// they are of, for a cross-validation.
+fn write_validation(
+    folder: &Path,
+    context: &TaskContext,
+    planned: &Planned,
+    parts: &[SiteScores],
+) -> Result<(), Failure> {
+    let mut sites: Vec<(String, Scores)> = Vec::new();
+    for part in parts {
+        let scores: Scores = fetch_json(context, &part.scores, "a site's scores")?;
+        match sites.last_mut() {
+            Some((site, before)) if *site == part.site && before.labels == scores.labels => {
+                before.cases.extend(scores.cases);
+            }
+            _ => sites.push((part.site.clone(), scores)),
+        }
+    }
+    write_scores(folder, &sites, &planned.dataset_json).map_err(failure::of_error)
 }
 
 /// An average, with its momentum where that is averaged.
@@ -270,13 +305,18 @@ fn training_log(task: &Task, history: &History) -> String {
     text
 }
 
-/// Zips a folder, stored members in name order without times: the same bytes each time.
+/// Zips a folder, stored members in name order without times: the same bytes each time. What starts with a dot was
+/// left by a program that died, and stays out.
 pub fn zip_folder(folder: &Path, prefix: &str, archive: &Path) -> std::io::Result<()> {
     let mut files: Vec<PathBuf> = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
         for entry in std::fs::read_dir(&next)? {
-            let path = entry?.path();
+            let entry = entry?;
+            let path = entry.path();
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
             if path.is_dir() {
                 folders.push(path)
             } else {

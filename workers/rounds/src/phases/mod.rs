@@ -12,6 +12,7 @@ pub mod momentum;
 pub mod plan_verify;
 pub mod planned;
 pub mod preprocess;
+pub mod replica;
 pub mod train_round;
 
 use std::{ops::Range, path::PathBuf, sync::Arc};
@@ -129,7 +130,7 @@ site_phase!(
 );
 site_phase!(
     /// Segmentations.
-    Infer, infer, |input| matches!(input, TaskInput::Predict { .. })
+    Infer, infer, |input| matches!(input, TaskInput::Predict { .. } | TaskInput::Validate { .. })
 );
 
 /// Merges the passes of the fingerprint, at the orchestrator.
@@ -155,7 +156,7 @@ impl Phase for Average {
 }
 
 /// What may decide the bytes of a result.
-fn described(site: &Site, task: &Task) -> Described {
+pub fn described(site: &Site, task: &Task) -> Described {
     let device = train_round::device_of(site, task).map_or("none", |device| device.as_str());
     Described {
         device: device.to_owned(),

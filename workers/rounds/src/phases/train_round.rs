@@ -8,7 +8,7 @@ use nnunet::{
     device,
     network::StateDict,
     preprocess::StoredCases,
-    train::{MomentumState, Trainer, TrainerSettings, TrainerVariant},
+    train::{EpochLog, MomentumState, Trainer, TrainerSettings, TrainerVariant},
     update::Update,
 };
 use pipeline::worker::TaskContext;
@@ -20,12 +20,12 @@ use schemas::{
 use super::{
     Watch,
     average::fetch_average,
-    failure, initial, mid_round,
+    described, failure, initial, mid_round,
     mid_round::{Reached, Trained},
     momentum,
     planned::Planned,
     preprocess::cases_of,
-    training, unknown_input,
+    replica, training, unknown_input,
 };
 use crate::{memory::KeepFreed, site::Site};
 
@@ -42,6 +42,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     else {
         return Err(unknown_input(task));
     };
+    replica::check(site, task, &described(site, task))?;
     let _kept = KeepFreed::start();
     let start = Start {
         pooled,
@@ -61,13 +62,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     let watch = Watch(context);
     let mut reached = match reached {
         Some(reached) => {
-            tracing::info!(
-                job = task.key.job,
-                site = task.key.site,
-                round = task.key.round,
-                "goes on behind {} finished epochs",
-                reached.epochs.len()
-            );
+            tracing::info!("goes on behind {} finished epochs", reached.epochs.len());
             reached
         }
         None => {
@@ -83,6 +78,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
                     epochs: Vec::new(),
                     validation: reached.validation,
                     base: reached.base,
+                    update_norm: None,
                 });
             }
             mid_round::store(site, task, &reached, &trainer)?;
@@ -92,15 +88,21 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
 
     let clock = Instant::now();
     let done = reached.epochs.len() as u32;
+    let budget = task.job.message.federation.round_seconds.map(f64::from);
     for epoch in epochs_before + done..epochs_before + payload.epochs_per_round {
+        // What earlier deliveries finished counts as they recorded it.
+        let spent: f64 = reached.epochs.iter().map(|epoch| epoch.seconds).sum();
+        let left = budget.map(|budget| budget - spent);
+        if !reached.epochs.is_empty() && left.is_some_and(|left| left <= 0.0) {
+            break;
+        }
         let begun = Instant::now();
+        let enough = || left.is_some_and(|left| begun.elapsed().as_secs_f64() >= left);
         let log = trainer
-            .train_epoch(epoch as usize, &|| clock.elapsed().as_secs_f64(), &watch)
+            .train_until(epoch as usize, &enough, &|| clock.elapsed().as_secs_f64(), &watch)
             .map_err(failure::of_error)?;
+        measure(task, context, &log);
         tracing::info!(
-            job = task.key.job,
-            site = task.key.site,
-            round = task.key.round,
             epoch,
             "train_loss {:.4}, learning rate {:.6}, {} iterations in {:.1} s (load {:.1}, forward {:.1}, \
              backward {:.1}, optimise {:.1})",
@@ -125,20 +127,12 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     }
 
     let weights = trainer.weights().map_err(failure::of_error)?;
-    // Another attempt must not go on from what is no training.
-    let useless = |code: &str, message: &str| {
+    if let Err(useless) = check_trained(&weights, &base_weights) {
+        // Another attempt must not go on from what is no training.
         mid_round::forget_before(site, task, task.key.round + 1);
-        Failure::fatal(code, message)
-    };
-    weights
-        .check_finite()
-        .map_err(|error| useless("nan-weights", &failure::of_error(error).message))?;
-    if weights == base_weights {
-        return Err(useless(
-            "unchanged-weights",
-            "training left the weights as they were",
-        ));
+        return Err(useless);
     }
+    let update_norm = Some(weights.distance(&base_weights));
     let mut kept = trainer.momentum().map_err(failure::of_error)?;
     let momentum = match task.job.message.federation.momentum {
         Momentum::Average => std::mem::take(&mut kept.buffers),
@@ -156,7 +150,42 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         epochs: reached.epochs,
         validation: reached.validation,
         base: reached.base,
+        update_norm,
     })
+}
+
+/// Counts an epoch's iterations, and where its time went.
+fn measure(task: &Task, context: &TaskContext, log: &EpochLog) {
+    let (metrics, site) = (context.metrics(), &*task.key.site);
+    metrics
+        .train_iterations
+        .with_label_values(&[site])
+        .inc_by(log.iterations as f64);
+    for (stage, seconds) in [
+        ("load", log.seconds.load),
+        ("forward", log.seconds.forward),
+        ("backward", log.seconds.backward),
+        ("optimise", log.seconds.optimise),
+    ] {
+        metrics
+            .train_stage_seconds
+            .with_label_values(&[site, stage])
+            .inc_by(seconds.max(0.0));
+    }
+}
+
+/// Refuses weights that no average may count.
+fn check_trained(weights: &StateDict, base: &StateDict) -> Result<(), Failure> {
+    weights
+        .check_finite()
+        .map_err(|error| Failure::fatal("nan-weights", failure::of_error(error).message))?;
+    if weights == base {
+        return Err(Failure::fatal(
+            "unchanged-weights",
+            "training left the weights as they were",
+        ));
+    }
+    Ok(())
 }
 
 /// How the global weights do on the site's validation cases.
@@ -279,5 +308,32 @@ pub fn device_of(site: &Site, task: &Task) -> Result<schemas::job::Device, Failu
         Some(device) => Ok(device),
         None => device::best(&site.settings.devices)
             .ok_or_else(|| Failure::fatal("no-device", "this site's settings list no device")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nnunet::network::Tensor32;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_training_is_refused_by_name() {
+        let weights = |values: [f32; 2]| {
+            let mut weights = StateDict::new();
+            let tensor = Tensor32::new(vec![2], values.to_vec()).unwrap();
+            weights.insert("encoder.weight", tensor).unwrap();
+            weights
+        };
+        let code = |values| {
+            check_trained(&weights(values), &weights([0.5, 1.0])).map_err(|failure| {
+                assert!(!failure.retryable);
+                failure.code
+            })
+        };
+        assert_eq!(code([0.5, 1.25]), Ok(()));
+        assert_eq!(code([0.5, f32::NAN]), Err("nan-weights".to_owned()));
+        assert_eq!(code([f32::INFINITY, 1.0]), Err("nan-weights".to_owned()));
+        assert_eq!(code([0.5, 1.0]), Err("unchanged-weights".to_owned()));
     }
 }

@@ -51,9 +51,12 @@ impl AccumulateCrossvalResults {
             );
         }
         let progress = Progress::new(false, false);
-        let summary = threads::with(threads::default_threads()?, || {
-            accumulate(&model, &merged, true, &progress)
-        })?;
+        let summary = match model.scores()? {
+            Some(sites) => model.accumulate_scores(&merged, &sites)?,
+            None => threads::with(threads::default_threads()?, || {
+                accumulate(&model, &merged, true, &progress)
+            })?,
+        };
         println!(
             "{} cases of folds {:?}, mean foreground Dice {:.4}",
             summary.cases.len(),

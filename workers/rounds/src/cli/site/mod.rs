@@ -19,6 +19,9 @@ pub struct Site {
     /// The site's folder is a new one; workers on the one before are refused from now on
     #[arg(long)]
     moved: bool,
+    /// The phases to work on, where `rounds worker` runs the others; all by default
+    #[arg(long, value_delimiter = ',', value_name = "PHASE,PHASE")]
+    phases: Vec<Phase>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -41,8 +44,9 @@ impl Site {
         let phases: Vec<Phase> = Phase::ALL
             .into_iter()
             .filter(|phase| !phase.at_orchestrator())
+            .filter(|phase| self.phases.is_empty() || self.phases.contains(phase))
             .collect();
-        worker::work(&settings, &phases, Part::Site { moved: self.moved })
+        worker::work(&settings, &phases, Part::Site { moved: self.moved }, None)
     }
 }
 

@@ -124,9 +124,7 @@ impl CrossValidated {
         summary.write(&merged.join("summary.json"))?;
         Ok(summary)
     }
-}
 
-impl CrossValidated {
     /// The counts of each fold's validation, where all folds were validated by counts: those of a federation are, whose
     /// segmentations stay at the sites. A site comes once for each fold.
     ///

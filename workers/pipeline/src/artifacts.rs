@@ -40,14 +40,23 @@ pub async fn upload_bytes(
         digest: schemas::sha256(&bytes),
         size: bytes.len() as u64,
     };
-    let missing = missing_chunks(connection, &artifact).await?;
-    send(connection, &artifact, missing, move |chunk| {
+    send_bytes(connection, &artifact, bytes).await?;
+    Ok(artifact)
+}
+
+/// [`upload_bytes`] of those that an artifact names.
+pub(crate) async fn send_bytes(
+    connection: &Connection,
+    artifact: &ArtifactRef,
+    bytes: Bytes,
+) -> Result<(), Error> {
+    let missing = missing_chunks(connection, artifact).await?;
+    send(connection, artifact, missing, move |chunk| {
         let start = (chunk * CHUNK_BYTES) as usize;
         let end = bytes.len().min(start + CHUNK_BYTES as usize);
         Ok(bytes.slice(start..end))
     })
-    .await?;
-    Ok(artifact)
+    .await
 }
 
 /// Stores a file's bytes and gives their reference. Reads the file twice: once for the digest.
@@ -65,14 +74,23 @@ pub async fn upload_file(
         digest,
         size,
     };
-    let missing = missing_chunks(connection, &artifact).await?;
-    let path: Arc<Path> = path.into();
-    send(connection, &artifact, missing, move |chunk| {
+    send_file(connection, &artifact, path).await?;
+    Ok(artifact)
+}
+
+/// [`upload_file`] of the one that an artifact names. Reads it once.
+pub(crate) async fn send_file(
+    connection: &Connection,
+    artifact: &ArtifactRef,
+    path: &Path,
+) -> Result<(), Error> {
+    let missing = missing_chunks(connection, artifact).await?;
+    let (path, size): (Arc<Path>, u64) = (path.into(), artifact.size);
+    send(connection, artifact, missing, move |chunk| {
         let length = (size - chunk * CHUNK_BYTES).min(CHUNK_BYTES) as usize;
         read_at(&path, chunk * CHUNK_BYTES, length)
     })
-    .await?;
-    Ok(artifact)
+    .await
 }
 
 /// Fetches an artifact into memory, and verifies it.

@@ -1,19 +1,21 @@
 //! Wall-clock time as the messages write it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::datetime::DateTime;
 
 /// Now, RFC 3339 in UTC with seconds.
 pub fn now() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    rfc3339(since.map(|duration| duration.as_secs()).unwrap_or(0))
+    rfc3339(since_1970().as_secs())
 }
 
 /// Now, in seconds since 1970.
 pub fn unix() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_secs_f64()
+    since_1970().as_secs_f64()
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A time of the server, in seconds since 1970.
@@ -23,7 +25,7 @@ pub(crate) fn of_server(time: DateTime) -> f64 {
 
 /// The time so many seconds from now, RFC 3339 in UTC, rounded up to a second.
 pub fn after(seconds: u32) -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = since_1970();
     rfc3339(since.as_secs() + u64::from(since.subsec_nanos() > 0) + u64::from(seconds))
 }
 

@@ -2,10 +2,7 @@
 
 use std::fs;
 
-use nnunet::{
-    network::Layout,
-    train::{TrainerVariant, loss::deep_supervision_weights},
-};
+use nnunet::{network::Layout, train::TrainerVariant};
 use schemas::{job::Device, nnunet::Configuration};
 
 use crate::byte_size::ByteSize;
@@ -32,7 +29,7 @@ impl Need<'_> {
         let Some(memory) = memory else {
             return Ok(());
         };
-        let batch = self.batch();
+        let batch = self.variant.batch_size_of(self.configuration);
         let samples = self.micro_batch.unwrap_or(batch).min(batch);
         let needed = self.bytes(samples);
         if needed <= memory {
@@ -58,17 +55,9 @@ impl Need<'_> {
         ))
     }
 
-    fn batch(&self) -> usize {
-        self.variant.batch_size.unwrap_or(self.configuration.batch_size)
-    }
-
     fn bytes(&self, samples: usize) -> u64 {
-        let outputs = if self.variant.deep_supervision {
-            let weights = deep_supervision_weights(self.layout.outputs());
-            weights.iter().filter(|&&weight| weight > 0.0).count()
-        } else {
-            1
-        };
+        let weights = self.variant.loss_weights(self.layout.outputs());
+        let outputs = weights.iter().filter(|&&weight| weight > 0.0).count();
         let value = if self.bfloat16 || self.device == Device::Cuda {
             2
         } else {
@@ -77,7 +66,7 @@ impl Need<'_> {
         self.layout.training_bytes(
             &self.configuration.patch_size,
             outputs,
-            (samples, self.batch()),
+            (samples, self.variant.batch_size_of(self.configuration)),
             value,
             self.variant.optimiser.memory().len(),
         )

@@ -5,7 +5,10 @@ use std::path::Path;
 use ndarray::{ArrayView2, ArrayView3, Axis};
 
 use super::write_png;
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    image::{Image, Segmentation},
+};
 
 /// What to draw. All arrays have the shape (z, y, x).
 pub struct Overlay<'a> {
@@ -17,6 +20,18 @@ pub struct Overlay<'a> {
     pub reference: Option<ArrayView3<'a, i16>>,
     /// Millimetres per voxel, (z, y, x): voxels are drawn in their true proportions.
     pub spacing: [f64; 3],
+}
+
+impl<'a> Overlay<'a> {
+    /// The first channel of a scan, with its segmentation and a reference.
+    pub fn of(image: &'a Image, segmentation: &'a Segmentation, reference: Option<&'a Segmentation>) -> Self {
+        Self {
+            scan: image.data.index_axis(Axis(0), 0),
+            segmentation: segmentation.labels.view(),
+            reference: reference.map(|reference| reference.labels.view()),
+            spacing: image.spacing,
+        }
+    }
 }
 
 /// The side of one of the three pictures, in pixels.

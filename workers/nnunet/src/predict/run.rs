@@ -71,19 +71,7 @@ impl Predictor {
             .check_previous_stage(self.model.previous_stage.as_deref())?;
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let ending = file_ending.unwrap_or(self.model.dataset.file_ending());
-        let mut outcomes: Vec<CaseOutcome> = cases
-            .iter()
-            .map(|case| CaseOutcome {
-                identifier: case.identifier.clone(),
-                output: folder.join(format!("{}{ending}", case.identifier)),
-                outcome: Outcome::Skipped,
-            })
-            .collect();
-        let waiting: Vec<usize> = (0..cases.len())
-            .filter(|&i| overwrite || !self.model.is_there(&outcomes[i].output))
-            .collect();
-        let outputs: Vec<PathBuf> = outcomes.iter().map(|o| o.output.clone()).collect();
-
+        let identifiers = cases.iter().map(|case| case.identifier.as_str());
         let model = &self.model;
         let prepare = |case: usize| {
             let previous = model.previous_file(&cases[case].identifier);
@@ -91,14 +79,12 @@ impl Predictor {
                 .prepare(&cases[case].images, previous.as_deref())
                 .map(|c| Input::Raw(Box::new(c)))
         };
-        let finished = self.run(&waiting, &outputs, &prepare, observer)?;
-        for (case, result) in finished {
-            outcomes[case].outcome = match result {
-                Ok(()) => Outcome::Written,
-                Err(error) => Outcome::Failed(error.in_case(&outcomes[case].identifier)),
-            };
-        }
-        Ok(outcomes)
+        self.run_missing(
+            outcomes(identifiers, folder, ending),
+            overwrite,
+            &prepare,
+            observer,
+        )
     }
 
     /// Predicts the stored cases `identifiers` of the folder `preprocessed` and writes `folder/IDENTIFIER` with
@@ -115,36 +101,9 @@ impl Predictor {
         observer: &dyn Observer,
     ) -> Result<Vec<CaseOutcome>> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let outputs: Vec<PathBuf> = identifiers
-            .iter()
-            .map(|i| folder.join(format!("{i}{file_ending}")))
-            .collect();
-        let waiting: Vec<usize> = (0..outputs.len())
-            .filter(|&i| !self.model.is_there(&outputs[i]))
-            .collect();
         let prepare = |case: usize| MappedCase::open(preprocessed, &identifiers[case]).map(Input::Stored);
-        let mut finished = self.run(&waiting, &outputs, &prepare, observer)?.into_iter();
-        let mut next = finished.next();
-        let outcome = |(case, (identifier, output)): (usize, (&String, PathBuf))| CaseOutcome {
-            identifier: identifier.clone(),
-            output,
-            outcome: match next.take_if(|(done, _)| *done == case) {
-                None => Outcome::Skipped,
-                Some((_, result)) => {
-                    next = finished.next();
-                    match result {
-                        Ok(()) => Outcome::Written,
-                        Err(error) => Outcome::Failed(error.in_case(identifier)),
-                    }
-                }
-            },
-        };
-        Ok(identifiers
-            .iter()
-            .zip(outputs.clone())
-            .enumerate()
-            .map(outcome)
-            .collect())
+        let outcomes = outcomes(identifiers.iter().map(String::as_str), folder, file_ending);
+        self.run_missing(outcomes, false, &prepare, observer)
     }
 
     /// nnU-Net's validation after a training: predicts the stored cases `identifiers` of the folder `preprocessed`,
@@ -184,6 +143,27 @@ impl Predictor {
         )?;
         summary.write(&folder.join("summary.json"))?;
         Ok(summary)
+    }
+
+    /// Predicts the cases of `outcomes` whose segmentation is not there, or with `overwrite` all of them.
+    fn run_missing(
+        &self,
+        mut outcomes: Vec<CaseOutcome>,
+        overwrite: bool,
+        prepare: &(dyn Fn(usize) -> Result<Input> + Sync),
+        observer: &dyn Observer,
+    ) -> Result<Vec<CaseOutcome>> {
+        let waiting: Vec<usize> = (0..outcomes.len())
+            .filter(|&i| overwrite || !self.model.is_there(&outcomes[i].output))
+            .collect();
+        let outputs: Vec<PathBuf> = outcomes.iter().map(|o| o.output.clone()).collect();
+        for (case, result) in self.run(&waiting, &outputs, prepare, observer)? {
+            outcomes[case].outcome = match result {
+                Ok(()) => Outcome::Written,
+                Err(error) => Outcome::Failed(error.in_case(&outcomes[case].identifier)),
+            };
+        }
+        Ok(outcomes)
     }
 
     /// Predicts the cases `waiting` (places in `outputs`), in that order. The outcome of each.
@@ -232,6 +212,20 @@ impl Predictor {
             Ok(finished)
         }
     }
+}
+
+/// Outcomes of cases that nothing has happened to yet, with the files that their segmentations go to.
+fn outcomes<'a>(
+    identifiers: impl Iterator<Item = &'a str>,
+    folder: &Path,
+    file_ending: &str,
+) -> Vec<CaseOutcome> {
+    let outcome = |identifier: &str| CaseOutcome {
+        identifier: identifier.to_owned(),
+        output: folder.join(format!("{identifier}{file_ending}")),
+        outcome: Outcome::Skipped,
+    };
+    identifiers.map(outcome).collect()
 }
 
 /// Memory for logits, shared by the cases that are under way.

@@ -14,7 +14,7 @@ use super::{
     counting::Counting,
     gradient::{MicroBatch, Passes},
     loader::Cases,
-    loss::{Loss, deep_supervision_weights},
+    loss::Loss,
     network_of,
     optimiser::{MomentumState, Optimiser},
     proximal::Proximal,
@@ -145,11 +145,6 @@ impl Trainer {
         let architecture = network_of(variant.name, &configuration.architecture);
         let layout = Layout::new(&architecture, document.channels(), heads)?;
         let optimiser = Optimiser::new(variant.optimiser, &layout, momentum, device)?;
-        let loss_weights = if variant.deep_supervision {
-            deep_supervision_weights(layout.outputs())
-        } else {
-            vec![1.0]
-        };
         let regions = document.has_regions();
         let ignore_label = document.ignore_label().map(|label| label as i16);
         let loss = Loss::new(
@@ -157,7 +152,7 @@ impl Trainer {
             configuration.batch_dice,
             regions,
             ignore_label.map(i64::from),
-            loss_weights,
+            variant.loss_weights(layout.outputs()),
         )?;
 
         let mut augmentation = variant.augmentation(&configuration.patch_size)?;
@@ -170,7 +165,7 @@ impl Trainer {
             document.regions().iter().map(values).collect()
         });
         augmentation.ignore_label = ignore_label;
-        let batch_size = variant.batch_size.unwrap_or(configuration.batch_size);
+        let batch_size = variant.batch_size_of(&configuration);
         let annotated = || document.all_labels().into_iter().map(i32::from).collect();
         let source = BatchSource::new(
             BatchSettings {

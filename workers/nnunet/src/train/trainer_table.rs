@@ -1,9 +1,11 @@
 //! nnU-Net's trainers by name: what each changes, as values. Names of nnunetv2/training/nnUNetTrainer.
 
+use schemas::nnunet::Configuration;
+
 use super::{
     augment::{Augmentation, AugmentationSettings, SegInterpolation},
     loader::Oversampling,
-    loss::LossKind,
+    loss::{LossKind, deep_supervision_weights},
     nearest::nearest_name,
     optimiser::OptimiserKind,
     schedule::Schedule,
@@ -340,6 +342,19 @@ impl TrainerVariant {
             ),
         };
         Err(Error::invalid("trainer_name", reason))
+    }
+
+    /// Patches in a batch.
+    pub fn batch_size_of(&self, configuration: &Configuration) -> usize {
+        self.batch_size.unwrap_or(configuration.batch_size)
+    }
+
+    /// Weights of a network's `outputs` in the loss, full resolution first.
+    pub fn loss_weights(&self, outputs: usize) -> Vec<f64> {
+        match self.deep_supervision {
+            true => deep_supervision_weights(outputs),
+            false => vec![1.0],
+        }
     }
 
     /// Whether nnU-Net has a trainer of that name, trainable here or not.

@@ -88,8 +88,7 @@ struct Trained<'a> {
 impl Scored {
     fn score(&mut self, round: u32, weights: &Weights, trained: &[Trained<'_>], without: Vec<String>) {
         let dice = pooled_dice(trained.iter().map(|part| part.validation));
-        let appeared: Vec<f64> = dice.iter().flatten().copied().collect();
-        let mean_dice = (!appeared.is_empty()).then(|| appeared.iter().sum::<f64>() / appeared.len() as f64);
+        let mean_dice = mean_of(&dice);
         let last = self.history.scores.last().and_then(|score| score.ema_dice);
         let ema_dice = match (weights, last, mean_dice) {
             (Weights::Initial { .. }, ..) => None,
@@ -139,7 +138,7 @@ impl Scored {
 }
 
 /// 2 TP / (2 TP + FP + FN) per class, of counts summed over sites; none where the class never appeared.
-fn pooled_dice<'a>(parts: impl Iterator<Item = &'a Validation>) -> Vec<Option<f64>> {
+pub(super) fn pooled_dice<'a>(parts: impl Iterator<Item = &'a Validation>) -> Vec<Option<f64>> {
     let mut sums: Vec<[u64; 3]> = Vec::new();
     for part in parts {
         sums.resize(sums.len().max(part.true_positives.len()), [0; 3]);
@@ -162,6 +161,12 @@ fn pooled_dice<'a>(parts: impl Iterator<Item = &'a Validation>) -> Vec<Option<f6
         (denominator > 0.0).then(|| 2.0 * tp / denominator)
     };
     sums.into_iter().map(dice).collect()
+}
+
+/// The mean over the classes that appeared; none where none did.
+pub(super) fn mean_of(dice: &[Option<f64>]) -> Option<f64> {
+    let appeared: Vec<f64> = dice.iter().flatten().copied().collect();
+    (!appeared.is_empty()).then(|| appeared.iter().sum::<f64>() / appeared.len() as f64)
 }
 
 /// The mean of values by weights; the plain mean where no weight is above 0.

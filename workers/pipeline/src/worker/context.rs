@@ -1,6 +1,7 @@
 //! What a phase's handler may ask for while it works.
 
 use std::{
+    fs::File,
     io::Write,
     path::Path,
     sync::{
@@ -135,42 +136,35 @@ impl TaskContext {
     /// There, the archive has it before the server does.
     pub fn upload(&self, bytes: impl Into<Bytes>) -> Result<ArtifactRef, Failure> {
         let bytes = bytes.into();
-        if let Some(archive) = &self.archive {
-            let artifact = self.artifact(schemas::sha256(&bytes), bytes.len() as u64);
-            archive
-                .keep(&artifact, |file| file.write_all(&bytes))
-                .map_err(|error| failure(&error))?;
-        }
-        let sent = self.wait(artifacts::upload_bytes(
-            &self.connection,
-            self.owner(),
-            &self.key.job,
-            bytes,
-        ))?;
-        self.moved("sent", &sent);
-        Ok(sent)
+        let artifact = self.artifact(schemas::sha256(&bytes), bytes.len() as u64);
+        self.keep(&artifact, |file| file.write_all(&bytes))?;
+        self.wait(artifacts::send_bytes(&self.connection, &artifact, bytes))?;
+        self.moved("sent", &artifact);
+        Ok(artifact)
     }
 
     /// Stores a file's bytes in the task's job: under the site's name, or under `global` at the orchestrator.
     /// There, the archive has it before the server does.
     pub fn upload_file(&self, path: &Path) -> Result<ArtifactRef, Failure> {
-        if let Some(archive) = &self.archive {
-            let keep = || {
-                let (digest, size) = artifacts::digest_file(path)?;
-                archive.keep(&self.artifact(digest, size), |file| {
-                    std::io::copy(&mut std::fs::File::open(path)?, file).map(drop)
-                })
-            };
-            keep().map_err(|error| failure(&error))?;
+        let (digest, size) = artifacts::digest_file(path).map_err(|error| failure(&error))?;
+        let artifact = self.artifact(digest, size);
+        self.keep(&artifact, |file| {
+            std::io::copy(&mut File::open(path)?, file).map(drop)
+        })?;
+        self.wait(artifacts::send_file(&self.connection, &artifact, path))?;
+        self.moved("sent", &artifact);
+        Ok(artifact)
+    }
+
+    fn keep(
+        &self,
+        artifact: &ArtifactRef,
+        write: impl FnOnce(&mut File) -> std::io::Result<()>,
+    ) -> Result<(), Failure> {
+        match &self.archive {
+            Some(archive) => archive.keep(artifact, write).map_err(|error| failure(&error)),
+            None => Ok(()),
         }
-        let sent = self.wait(artifacts::upload_file(
-            &self.connection,
-            self.owner(),
-            &self.key.job,
-            path,
-        ))?;
-        self.moved("sent", &sent);
-        Ok(sent)
     }
 
     /// Fetches an artifact into memory, verified.

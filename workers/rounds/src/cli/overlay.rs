@@ -53,15 +53,7 @@ pub fn draw(
     let image = reader_of(scan)?.read_images(&[scan.to_owned()])?;
     let segmentation = read(segmentation)?;
     let reference = reference.map(read).transpose()?;
-    write_overlay(
-        &Picture {
-            scan: image.data.index_axis(ndarray::Axis(0), 0),
-            segmentation: segmentation.labels.view(),
-            reference: reference.as_ref().map(|reference| reference.labels.view()),
-            spacing: image.spacing,
-        },
-        output,
-    )?;
+    write_overlay(&Picture::of(&image, &segmentation, reference.as_ref()), output)?;
     Ok(())
 }
 

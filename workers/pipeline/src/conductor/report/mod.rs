@@ -8,7 +8,7 @@ use schemas::{
     event::{Accepted, Event, Release},
     job::Payload,
     names::Phase,
-    task::{Outcome, TaskInput, TaskOutput, Validation},
+    task::{Outcome, TaskInput, TaskOutput},
 };
 
 use super::{
@@ -230,38 +230,26 @@ fn trained(metrics: &Metrics, job: &str, site: &str, output: &TaskOutput) {
     if let Some(norm) = update_norm {
         metrics.site_update_norm.with_label_values(&labels).set(*norm);
     }
-    let dice = site_dice(validation);
-    for (class, value) in dice.iter().enumerate() {
-        if let Some(value) = value {
-            let class = (class + 1).to_string();
-            metrics
-                .site_pseudo_dice
-                .with_label_values(&[job, site, &*class])
-                .set(*value);
-        }
-    }
-    let there: Vec<f64> = dice.into_iter().flatten().collect();
-    if !there.is_empty() {
-        let mean = there.iter().sum::<f64>() / there.len() as f64;
+    let dice = history::pooled_dice(std::iter::once(validation));
+    set_dice(&dice, history::mean_of(&dice), |class, value| {
         metrics
             .site_pseudo_dice
-            .with_label_values(&[job, site, "mean"])
-            .set(mean);
-    }
+            .with_label_values(&[job, site, class])
+            .set(value);
+    });
 }
 
-/// Pseudo Dice of each class at one site, `2 TP / (2 TP + FP + FN)`; none for a class that never appeared.
-fn site_dice(validation: &Validation) -> Vec<Option<f64>> {
-    let counts = validation.true_positives.iter();
-    let counts = counts
-        .zip(&validation.false_positives)
-        .zip(&validation.false_negatives);
-    counts
-        .map(|((tp, fp), fn_)| {
-            let all = 2.0 * *tp as f64 + *fp as f64 + *fn_ as f64;
-            (all > 0.0).then(|| 2.0 * *tp as f64 / all)
-        })
-        .collect()
+/// Sets the Dice of each class that appeared, and their mean. Classes are named from 1, as labels are: 0 is the
+/// background.
+fn set_dice(dice: &[Option<f64>], mean: Option<f64>, set: impl Fn(&str, f64)) {
+    for (place, value) in dice.iter().enumerate() {
+        if let Some(value) = value {
+            set(&(place + 1).to_string(), *value);
+        }
+    }
+    if let Some(mean) = mean {
+        set("mean", mean);
+    }
 }
 
 /// How long each site took for a round, and how much longer than the first.
@@ -334,17 +322,12 @@ fn dice(metrics: &Metrics, record: &Record, accepted: &Accepted) {
     let Some(score) = scored.history.scores.last() else {
         return;
     };
-    let gauge = |class: &str, value: Option<f64>| {
-        if let Some(value) = value {
-            let labels = [&*accepted.job, class];
-            metrics.global_pseudo_dice.with_label_values(&labels).set(value);
-        }
-    };
-    for (class, value) in score.dice.iter().enumerate() {
-        // Classes are named from 1, as labels are: 0 is the background.
-        gauge(&(class + 1).to_string(), *value);
-    }
-    gauge("mean", score.mean_dice);
+    set_dice(&score.dice, score.mean_dice, |class, value| {
+        metrics
+            .global_pseudo_dice
+            .with_label_values(&[&*accepted.job, class])
+            .set(value);
+    });
 }
 
 #[cfg(test)]

@@ -59,13 +59,5 @@ fn draw_case(case: &RawCase, dataset: &RawDataset, segmentation: &Path, file: &P
         Some(_) => Some(dataset.read_reference(case)?),
         None => None,
     };
-    write_overlay(
-        &Overlay {
-            scan: image.data.index_axis(ndarray::Axis(0), 0),
-            segmentation: segmentation.labels.view(),
-            reference: reference.as_ref().map(|reference| reference.labels.view()),
-            spacing: image.spacing,
-        },
-        file,
-    )
+    write_overlay(&Overlay::of(&image, &segmentation, reference.as_ref()), file)
 }

@@ -192,7 +192,7 @@ impl Experiment {
             "enable_deep_supervision": variant.deep_supervision,
             "foreground_oversampling": format!("{:?}", variant.foreground),
             "mirroring": format!("{:?}", variant.mirroring),
-            "batch_size": variant.batch_size.unwrap_or(self.configuration.batch_size),
+            "batch_size": variant.batch_size_of(&self.configuration),
             "patch_size": self.configuration.patch_size,
             "seed": self.seed,
             "bfloat16": self.bfloat16,

@@ -89,6 +89,9 @@ pub struct Accepted {
     /// The results folder of the job that the message names `job:<id>`, to segment with or to start from: that
     /// job's [`Finished::results`].
     pub model: Option<ArtifactRef>,
+    /// Who signed the message, in a federation that asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<SignedJob>,
     /// What the submitter should know, such as a trainer's length that the job overrides.
     pub warnings: Vec<String>,
     /// RFC 3339 in UTC.
@@ -105,6 +108,20 @@ impl Accepted {
                 .as_ref()
                 .is_some_and(|earlier| earlier.kept_plans.is_some())
     }
+}
+
+/// A submitted message as its submitter signed it, so that a site need not take the orchestrator's word for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignedJob {
+    /// The submitter's name in the roster.
+    pub submitter: String,
+    /// The public key it signed with.
+    pub key: String,
+    /// Base64 of the Ed25519 signature over the bytes of `body`.
+    pub signature: String,
+    /// The message, byte for byte.
+    pub body: String,
 }
 
 /// A site's part in a job.

@@ -5,12 +5,14 @@
 //! - [`task`]: one message of work, and its result.
 //! - [`site`]: what a site tells of itself: its announcement and its progress.
 //! - [`names`]: subject tokens and the phases.
+//! - [`roster`]: who belongs to a federation.
 //! - [`nnunet`]: nnU-Net's own documents, with nnU-Net's keys.
 
 pub mod event;
 pub mod job;
 pub mod names;
 pub mod nnunet;
+pub mod roster;
 pub mod site;
 pub mod task;
 
@@ -79,6 +81,14 @@ fn at_path(prefix: Option<&str>, error: serde_path_to_error::Error<serde_json::E
         fields.join(".")
     };
     Invalid::new(path, reason)
+}
+
+/// A message in canonical form (RFC 8785): what a signature or a digest is taken over.
+///
+/// # Errors
+/// The message cannot be JSON.
+pub fn canonical<T: serde::Serialize>(message: &T) -> Result<Vec<u8>, Invalid> {
+    serde_json_canonicalizer::to_vec(message).map_err(|error| Invalid::new(".", error.to_string()))
 }
 
 /// The lower-case hexadecimal SHA-256 of some bytes.

@@ -260,6 +260,9 @@ pub struct TaskResult {
     pub outcome: Outcome,
     /// How it was made.
     pub made: Option<Made>,
+    /// Base64 of the site's Ed25519 signature over the canonical form of all the above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 /// How a result was made: what decides whether two builds give the same bytes, and when.

@@ -276,7 +276,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Digest and length of a file. Blocks.
-pub(crate) fn digest_file(path: &Path) -> Result<(String, u64), Error> {
+pub fn digest_file(path: &Path) -> Result<(String, u64), Error> {
     let mut file = std::fs::File::open(path).map_err(Error::file(path))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; CHUNK_BYTES as usize];

@@ -4,6 +4,7 @@ mod resume;
 
 use std::{collections::BTreeMap, path::Path};
 
+use async_nats::{HeaderMap, header::NATS_MESSAGE_ID};
 use bytes::Bytes;
 use futures::{
     StreamExt,
@@ -24,6 +25,7 @@ use crate::{
     conductor::{self, Record},
     connection::Connection,
     publish::{self, Created},
+    signing::Identity,
     streams, subjects,
     tail::{self, Tailed},
 };
@@ -35,6 +37,7 @@ pub use resume::{Dead, Resumption, dead};
 #[derive(Clone)]
 pub struct Client {
     connection: Connection,
+    identity: Identity,
 }
 
 /// The conductor's word on a submitted message.
@@ -107,7 +110,20 @@ pub enum Watched {
 impl Client {
     /// A client over a connection.
     pub fn new(connection: Connection) -> Self {
-        Self { connection }
+        Self {
+            connection,
+            identity: Identity::default(),
+        }
+    }
+
+    /// The same, of a submitter who signs its jobs, and believes only signed results.
+    pub fn with_identity(self, identity: Identity) -> Self {
+        Self { identity, ..self }
+    }
+
+    /// Whether submitted jobs are signed.
+    pub fn signs(&self) -> bool {
+        self.identity.signer.is_some()
     }
 
     /// Publishes a job message. Gives the stream sequence of the submit; the job's id, where the message has
@@ -120,7 +136,12 @@ impl Client {
     pub async fn submit_bytes(&self, message: Bytes) -> Result<u64, Error> {
         // A lost acknowledgement is answered by sending again, which the id makes harmless.
         let id = self.connection.client().new_inbox();
-        publish::replace(&self.connection, subjects::SUBMIT, message, Some(&id)).await
+        let mut headers = match &self.identity.signer {
+            Some(signer) => signer.job_headers(&message),
+            None => HeaderMap::new(),
+        };
+        headers.insert(NATS_MESSAGE_ID, &*id);
+        publish::replace_with(&self.connection, subjects::SUBMIT, message, &headers).await
     }
 
     /// Waits for the conductor's word on a submit. Drop the future to give up.
@@ -195,7 +216,7 @@ impl Client {
     /// All that is known of one job.
     pub async fn snapshot(&self, job: &str) -> Result<Snapshot, Error> {
         schemas::names::check_token("job", job)?;
-        let record = Record::load(&self.connection, job).await?;
+        let record = Record::load(&self.connection, job, self.identity.roster().as_deref()).await?;
         let mut rejected = None;
         if record.accepted.is_none() {
             for message in tail::read_all(&self.connection, streams::JOBS, &subjects::job(job)).await? {

@@ -8,6 +8,7 @@
 //! - [`conductor`], results in, next releases and tasks out.
 //! - [`worker`], one phase of one site: task in, result out.
 //! - [`client`], what a user does with jobs; [`known`], which jobs have ended.
+//! - [`signing`], who made a result or a job.
 //! - [`metrics`], Prometheus; [`probe`], whether a site could work.
 
 pub mod archive;
@@ -23,6 +24,7 @@ pub mod metrics;
 pub mod probe;
 pub mod publish;
 pub mod server;
+pub mod signing;
 pub mod streams;
 pub mod subjects;
 pub mod tail;

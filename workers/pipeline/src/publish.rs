@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_nats::{
     HeaderMap,
-    header::{NATS_SCHEDULE, NATS_SCHEDULE_TARGET},
+    header::{NATS_MESSAGE_ID, NATS_SCHEDULE, NATS_SCHEDULE_TARGET},
     jetstream::{
         self, ErrorCode,
         context::{PublishError, PublishErrorKind},
@@ -90,12 +90,28 @@ pub async fn replace(
     payload: Bytes,
     message_id: Option<&str>,
 ) -> Result<u64, Error> {
+    let mut headers = HeaderMap::new();
+    if let Some(id) = message_id {
+        headers.insert(NATS_MESSAGE_ID, id);
+    }
+    replace_with(connection, subject, payload, &headers).await
+}
+
+/// As [`replace`], with headers.
+///
+/// # Errors
+/// As of [`replace`].
+pub async fn replace_with(
+    connection: &Connection,
+    subject: &str,
+    payload: Bytes,
+    headers: &HeaderMap,
+) -> Result<u64, Error> {
     let mut wait = Duration::from_millis(50);
     loop {
-        let mut message = PublishMessage::build().payload(payload.clone());
-        if let Some(id) = message_id {
-            message = message.message_id(id);
-        }
+        let message = PublishMessage::build()
+            .payload(payload.clone())
+            .headers(headers.clone());
         match send(connection, subject, message).await {
             Ok(sequence) => return Ok(sequence),
             Err(error) => retry_or_refuse(subject, error, &mut wait).await?,

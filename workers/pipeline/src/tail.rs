@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{
-    consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
-    stream::ConsumerError,
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+        stream::ConsumerError,
+    },
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -21,6 +24,8 @@ pub struct Tailed {
     pub subject: String,
     /// Its bytes.
     pub payload: Bytes,
+    /// What stands above them.
+    pub headers: Option<HeaderMap>,
     /// When the server stored it, in seconds since 1970.
     pub time: f64,
 }
@@ -89,6 +94,7 @@ async fn follow(
             sequence,
             subject: message.subject.to_string(),
             payload: message.payload.clone(),
+            headers: message.headers.clone(),
             time,
         };
         if sender.send(tailed).await.is_err() {
@@ -152,6 +158,7 @@ pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Re
                 sequence,
                 subject: message.subject.to_string(),
                 payload: message.payload.clone(),
+                headers: message.headers.clone(),
                 time,
             });
         }

@@ -158,6 +158,7 @@ pub(crate) mod tests {
             algorithm: 0,
             continues: None,
             model: None,
+            signed: None,
             warnings: Vec::new(),
             time: time.into(),
         }

@@ -14,6 +14,7 @@ use pipeline::{
     connection::Connection,
     gate::Gate,
     metrics::{self, Metrics},
+    signing::Identity,
     streams::{self, Pace, StreamSettings},
     worker::{self, Activity, Phase, Worker, WorkerSettings},
 };
@@ -98,6 +99,7 @@ pub async fn run_site(
     );
     settings.algorithm = nnunet::ALGORITHM_VERSION;
     settings.gate = Some(gate);
+    settings.identity = site.identity.clone();
     settings.activity = activity;
     let mut workers = JoinSet::new();
     say_metrics(&mut workers, &connection, &settings, &metrics, &stop);
@@ -190,6 +192,8 @@ pub struct OrchestratorFolders {
     pub root: PathBuf,
     /// What outlives the server; all orchestrators share it.
     pub archive: PathBuf,
+    /// Whether the archive keeps the sites' updates, too.
+    pub keep_updates: bool,
 }
 
 impl OrchestratorFolders {
@@ -198,6 +202,7 @@ impl OrchestratorFolders {
         Self {
             root: root.to_owned(),
             archive: root.join("archive"),
+            keep_updates: false,
         }
     }
 }
@@ -217,18 +222,26 @@ pub async fn set_up_streams(connection: &Connection, folders: &OrchestratorFolde
 pub async fn run_orchestrator(
     connection: Connection,
     folders: &OrchestratorFolders,
+    identity: Identity,
     metrics: Metrics,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let OrchestratorFolders { root, archive } = folders;
+    let OrchestratorFolders {
+        root,
+        archive,
+        keep_updates,
+    } = folders;
     let scratch = root.join("scratch");
     std::fs::create_dir_all(&scratch).with_context(|| format!("root: {}", scratch.display()))?;
     set_up_streams(&connection, folders).await?;
-    let archive = Archive::open(archive).context("archive")?;
+    let archive = Archive::open(archive)
+        .context("archive")?
+        .with_updates(*keep_updates);
     streams::set_up_site(&connection, names::ORCHESTRATOR, Pace::default()).await?;
     let mut settings = WorkerSettings::new(names::ORCHESTRATOR, VERSION, root.join("deliveries"));
     settings.algorithm = nnunet::ALGORITHM_VERSION;
     settings.archive = Some(archive.clone());
+    settings.identity = identity.clone();
     let mut workers = JoinSet::new();
     say_metrics(&mut workers, &connection, &settings, &metrics, &stop);
     let (heard, listened, ended) = (metrics.clone(), connection.clone(), stop.clone());
@@ -259,7 +272,8 @@ pub async fn run_orchestrator(
     });
     let conductor = Conductor::new(connection, VERSION, Arc::new(check_job), metrics)
         .with_algorithm(nnunet::ALGORITHM_VERSION)
-        .with_archive(archive);
+        .with_archive(archive)
+        .with_identity(identity);
     let conducted = stop.clone();
     workers.spawn(async move { conductor.run(conducted).await });
     tracing::info!("orchestrator ready");

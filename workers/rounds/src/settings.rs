@@ -7,14 +7,17 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use nnunet::dataset::{MappedChannel, MappedLabel, Mapping, RawDataset};
-use pipeline::connection::Access;
+use pipeline::{
+    connection::Access,
+    signing::{Identity, RosterFile, Signer},
+};
 use schemas::{job::Device, names};
 use serde::{Deserialize, Serialize};
 
 use crate::{byte_size::ByteSize, parts::OrchestratorFolders};
 
 /// How to reach NATS.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Connection {
     /// `nats://host:port` or `tls://host:port`.
@@ -25,6 +28,9 @@ pub struct Connection {
     /// A credentials file (`.creds`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<PathBuf>,
+    /// A file with the seed of this member's nkey: it proves who connects, and signs what the member makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nkey: Option<PathBuf>,
     /// The certificate authority that signed the server's certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
@@ -35,15 +41,43 @@ pub struct Connection {
 
 impl Connection {
     /// How the pipeline is told.
-    pub fn access(&self) -> Access {
-        Access {
+    ///
+    /// # Errors
+    /// The nkey's file cannot be read.
+    pub fn access(&self) -> anyhow::Result<Access> {
+        let seed = |file: &PathBuf| -> anyhow::Result<String> {
+            Signer::read(file).context("nats.nkey")?;
+            let seed = std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
+            Ok(seed.trim().to_owned())
+        };
+        Ok(Access {
             url: self.url.clone(),
             token: self.token.clone(),
             credentials: self.credentials.clone(),
+            nkey: self.nkey.as_ref().map(seed).transpose()?,
             root_certificates: self.ca.clone(),
             client_certificate: self.certificate.clone(),
             ..Access::default()
-        }
+        })
+    }
+
+    /// Who this member is, and whom it believes.
+    ///
+    /// # Errors
+    /// The nkey or the roster cannot be read, or there is a roster without a key to sign with.
+    pub fn identity(&self, roster: Option<&Path>) -> anyhow::Result<Identity> {
+        let signer = self
+            .nkey
+            .as_deref()
+            .map(Signer::read)
+            .transpose()
+            .context("nats.nkey")?;
+        let roster = roster.map(RosterFile::open).transpose().context("roster")?;
+        ensure!(
+            roster.is_none() || signer.is_some(),
+            "nats.nkey: missing; in a federation with a roster every member signs with its key"
+        );
+        Ok(Identity { signer, roster })
     }
 }
 
@@ -55,6 +89,9 @@ pub struct SiteSettings {
     pub site: String,
     /// How to reach NATS.
     pub nats: Connection,
+    /// Who belongs to the federation (`roster.json`); none on one machine, where nothing is signed.
+    #[serde(default)]
+    pub roster: Option<PathBuf>,
     /// The folder that all workers of the site share.
     pub root: PathBuf,
     /// The data sets that jobs may name.
@@ -114,15 +151,41 @@ pub struct DatasetSettings {
 pub struct OrchestratorSettings {
     /// How to reach NATS.
     pub nats: Connection,
+    /// Who belongs to the federation (`roster.json`): jobs and results must be signed by its members. None on one
+    /// machine, where everybody is believed.
+    #[serde(default)]
+    pub roster: Option<PathBuf>,
     /// A folder of its own: temporaries.
     pub root: PathBuf,
     /// A folder that all orchestrators share: what brings jobs back when the server loses its disk. Without it,
     /// `archive` in `root`.
     #[serde(default)]
     pub archive: Option<PathBuf>,
+    /// Whether the archive keeps all updates of the sites, so that `rounds verify` can average them again. They take the
+    /// space of a model a site and round.
+    #[serde(default)]
+    pub keep_updates: bool,
     /// `address:port` of /metrics; none: not served.
     #[serde(default)]
     pub metrics: Option<String>,
+}
+
+/// Somebody who submits jobs and follows them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubmitterSettings {
+    /// How to reach NATS.
+    pub nats: Connection,
+    /// Who belongs to the federation (`roster.json`); none: results are shown as they stand.
+    #[serde(default)]
+    pub roster: Option<PathBuf>,
+}
+
+impl SubmitterSettings {
+    /// Reads a submitter's settings file.
+    pub fn read(file: &Path) -> anyhow::Result<Self> {
+        read(file)
+    }
 }
 
 fn cpu() -> Vec<Device> {
@@ -247,6 +310,7 @@ impl OrchestratorSettings {
         let folders = OrchestratorFolders::within(&self.root);
         OrchestratorFolders {
             archive: self.archive.clone().unwrap_or(folders.archive),
+            keep_updates: self.keep_updates,
             ..folders
         }
     }
@@ -278,6 +342,7 @@ mod tests {
         let [dataset] = &site.datasets[..] else { panic!() };
         assert_eq!((dataset.labels.len(), dataset.channels.len()), (3, 2));
         OrchestratorSettings::read(&samples.join("orchestrator.toml")).unwrap();
+        SubmitterSettings::read(&samples.join("submitter.toml")).unwrap();
         let overlays = samples.join("../kubernetes/overlays");
         for site in ["site-cpu", "site-gpu"] {
             SiteSettings::read(&overlays.join(site).join("site.toml")).unwrap();

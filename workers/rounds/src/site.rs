@@ -17,6 +17,7 @@ use nnunet::{
     preprocess::CaseCache,
     splits::{self, Fold, Split},
 };
+use pipeline::signing::Identity;
 use schemas::{
     job::FoldId,
     site::SiteFolder,
@@ -35,6 +36,8 @@ pub struct Site {
     pub settings: SiteSettings,
     /// The mark of its folder, which all its workers must share.
     pub folder: SiteFolder,
+    /// Who the site is in the federation, and whom it believes.
+    pub identity: Identity,
 }
 
 impl Site {
@@ -59,7 +62,12 @@ impl Site {
             settings.site
         );
         check_links(&settings.root)?;
-        Ok(Self { settings, folder })
+        let identity = settings.nats.identity(settings.roster.as_deref())?;
+        Ok(Self {
+            settings,
+            folder,
+            identity,
+        })
     }
 
     /// The raw data set that the task's job uses here.

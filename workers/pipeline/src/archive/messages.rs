@@ -152,6 +152,7 @@ mod tests {
             time: 0.0,
             subject: subject.to_owned(),
             payload: payload.as_bytes().to_vec().into(),
+            headers: None,
         }
     }
 

@@ -1,12 +1,15 @@
 //! What outlives the nats-server: a folder that the orchestrators share.
 //!
 //! - `<job>/messages.jsonl`: the job's record and results, a message a line;
-//! - `<job>/artifacts/<digest>`: what the orchestrators made: pooled documents, averages, the results folder.
+//! - `<job>/artifacts/<digest>`: what the orchestrators made: pooled documents, averages, the results folder;
+//! - `<job>/updates/<digest>`: where that is asked for, the updates that were averaged, so that others can average them
+//!   again: [`Archive::evidence`].
 //!
 //! A conductor writes down what it has read before it acts on it, and a worker of the orchestrator keeps an artifact
-//! before it uploads it: nothing can follow from what is not here. What sites made is not kept. After a loss they make
+//! before it uploads it: nothing can follow from what is not here. What sites made is not needed. After a loss they make
 //! it again, to the same bytes: [`Archive::restore`] rebuilds a job up to the last step that needs nothing else.
 
+mod evidence;
 mod messages;
 mod restore;
 
@@ -19,6 +22,7 @@ use schemas::{event::Event, names::GLOBAL, task::ArtifactRef};
 
 use crate::{Error, subjects};
 
+pub use evidence::Evidence;
 pub(crate) use messages::Messages;
 pub use restore::Restored;
 
@@ -26,6 +30,7 @@ pub use restore::Restored;
 #[derive(Clone, Debug)]
 pub struct Archive {
     folder: PathBuf,
+    updates: bool,
 }
 
 impl Archive {
@@ -36,7 +41,15 @@ impl Archive {
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, Error> {
         let folder = folder.into();
         fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
-        Ok(Self { folder })
+        Ok(Self {
+            folder,
+            updates: false,
+        })
+    }
+
+    /// The same, which keeps the updates of all rounds, or does not.
+    pub fn with_updates(self, updates: bool) -> Self {
+        Self { updates, ..self }
     }
 
     /// Whether a job is in it. One that was only ever rejected is none: its id may be given again.
@@ -79,6 +92,19 @@ impl Archive {
 
     fn artifact(&self, artifact: &ArtifactRef) -> PathBuf {
         self.job(&artifact.job).join("artifacts").join(&artifact.digest)
+    }
+
+    fn kept_update(&self, update: &ArtifactRef) -> PathBuf {
+        self.job(&update.job).join("updates").join(&update.digest)
+    }
+
+    /// Keeps an update that is being averaged, where updates are kept. `file` holds its bytes.
+    pub(crate) fn keep_update(&self, update: &ArtifactRef, file: &Path) -> Result<(), Error> {
+        let kept = self.kept_update(update);
+        if !self.updates || kept.is_file() {
+            return Ok(());
+        }
+        write_whole(&kept, |to| io::copy(&mut fs::File::open(file)?, to).map(drop))
     }
 
     /// Whether an artifact is kept here. Its bytes are not looked at.

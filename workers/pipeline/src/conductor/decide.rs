@@ -15,7 +15,12 @@ use super::{
     run::Conductor,
     submit::{self, Known},
 };
-use crate::{Error, artifacts, clock, connection::Connection, streams, subjects, tail};
+use crate::{
+    Error, artifacts, clock,
+    connection::Connection,
+    signing, streams, subjects,
+    tail::{self, Tailed},
+};
 
 /// Why there is no verdict of acceptance.
 enum Refusal {
@@ -44,12 +49,12 @@ impl Conductor {
     /// The streams did not answer.
     pub(super) async fn decide(
         &self,
-        submit: u64,
-        payload: &[u8],
+        message: &Tailed,
         known: &BTreeMap<String, Known>,
     ) -> Result<Event, Error> {
-        let job = submit::job_id(payload, submit);
-        match self.accept(&job, submit, payload, known).await {
+        let submit = message.sequence;
+        let job = submit::job_id(&message.payload, submit);
+        match self.accept(&job, message, known).await {
             Ok(accepted) => Ok(Event::Accepted(Box::new(accepted))),
             Err(Refusal::Invalid(invalid)) => Ok(Event::Rejected(Rejected {
                 job,
@@ -65,10 +70,14 @@ impl Conductor {
     async fn accept(
         &self,
         job: &str,
-        submit: u64,
-        payload: &[u8],
+        submitted: &Tailed,
         known: &BTreeMap<String, Known>,
     ) -> Result<Accepted, Refusal> {
+        let Tailed { payload, headers, .. } = submitted;
+        let signed = match self.identity.roster() {
+            Some(roster) => Some(signing::check_submit(&roster, headers.as_ref(), payload)?),
+            None => None,
+        };
         let message = JobMessage::parse(payload, None)?;
         submit::check_id(&message, known)?;
         if !known.contains_key(job) && self.archive.as_ref().is_some_and(|archive| archive.has(job)) {
@@ -87,7 +96,7 @@ impl Conductor {
         };
         Ok(Accepted {
             job: job.to_owned(),
-            submit,
+            submit: submitted.sequence,
             members,
             seed: message.federation.seed,
             protocol: PROTOCOL_VERSION,
@@ -95,6 +104,7 @@ impl Conductor {
             algorithm: self.algorithm,
             continues,
             model: submit::model(&message, known)?,
+            signed,
             warnings,
             time: clock::now(),
             message,
@@ -102,7 +112,8 @@ impl Conductor {
     }
 
     async fn continuation(&self, earlier: &str, message: &JobMessage) -> Result<Continuation, Refusal> {
-        let record = Record::load(&self.connection, earlier).await?;
+        let roster = self.identity.roster();
+        let record = Record::load(&self.connection, earlier, roster.as_deref()).await?;
         let round = match &message.payload {
             Payload::Training(training) => training.starting_fed_round,
             Payload::Inference(_) => 0,

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use bytes::Bytes;
-use schemas::event::Event;
+use schemas::{event::Event, roster::Roster};
 
 use super::{record::Record, report::Seen, submit::Known};
 use crate::{subjects, tail::Tailed};
@@ -16,7 +15,7 @@ pub(super) struct Memory {
     /// All jobs ever accepted.
     pub known: BTreeMap<String, Known>,
     /// Submits without a verdict, by stream sequence.
-    pub submits: BTreeMap<u64, Bytes>,
+    pub submits: BTreeMap<u64, Tailed>,
     /// Jobs that nothing can happen to any more.
     pub settled: HashSet<String>,
     /// Jobs whose record has changed.
@@ -33,7 +32,7 @@ impl Memory {
     /// Takes a message of ROUNDS_JOBS.
     pub fn event(&mut self, message: &Tailed) {
         if message.subject == subjects::SUBMIT {
-            self.submits.insert(message.sequence, message.payload.clone());
+            self.submits.insert(message.sequence, message.clone());
             return;
         }
         // A timer is no event before the server says it.
@@ -91,19 +90,22 @@ impl Memory {
         }
     }
 
-    /// Takes a message of ROUNDS_RESULTS.
-    pub fn result(&mut self, message: &Tailed) {
+    /// Takes a message of ROUNDS_RESULTS. Gives the site in whose name it came where it was not believed.
+    pub fn result(&mut self, message: &Tailed, roster: Option<&Roster>) -> Option<String> {
         let Some(key) = subjects::key_of(&message.subject) else {
-            return tracing::error!("{}: not a result's subject", message.subject);
+            tracing::error!("{}: not a result's subject", message.subject);
+            return None;
         };
-        if !self.settled.contains(&key.job) {
-            let job = key.job.clone();
-            self.records
-                .entry(job.clone())
-                .or_default()
-                .result_message(key, message);
-            self.changed.insert(job);
+        if self.settled.contains(&key.job) {
+            return None;
         }
+        let (job, site) = (key.job.clone(), key.site.clone());
+        let record = self.records.entry(job.clone()).or_default();
+        let believed = record.result_message(key, message, roster);
+        self.changed.insert(job);
+        let reason = believed.err()?;
+        tracing::error!("{}: {reason}", message.subject);
+        Some(site)
     }
 
     /// Forgets a job that nothing can happen to any more.

@@ -177,6 +177,7 @@ fn close(record: &Record, key: TaskKey, reason: String) -> Action {
             resumes: record.resumes(),
         },
         made: None,
+        signature: None,
     })
 }
 

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use schemas::{
     event::{Accepted, Cancelled, DeadlinePassed, Event, Failed, History, Release, Resumed, SiteWork},
     names::Phase,
+    roster::Roster,
     task::{Failure, Outcome, Task, TaskKey, TaskOutput, TaskResult},
 };
 
 use crate::{
     Error,
     connection::Connection,
-    streams, subjects,
+    signing, streams, subjects,
     tail::{self, Tailed},
 };
 
@@ -256,31 +257,49 @@ impl Record {
     }
 
     /// Takes a message of ROUNDS_RESULTS. One that cannot be read is a failed result: the task is answered.
-    pub fn result_message(&mut self, key: TaskKey, message: &Tailed) {
-        let wrong = |reason: String| TaskResult {
+    /// With a roster it must be signed. Gives why it was not believed.
+    pub fn result_message(
+        &mut self,
+        key: TaskKey,
+        message: &Tailed,
+        roster: Option<&Roster>,
+    ) -> Result<(), String> {
+        let wrong = |failure: Failure| TaskResult {
             key: key.clone(),
-            outcome: Outcome::Failed {
-                failure: Failure::fatal("bad-result", reason),
-            },
+            outcome: Outcome::Failed { failure },
             made: None,
+            signature: None,
         };
-        let result = match schemas::parse::<TaskResult>(&message.payload) {
-            Ok(result) if result.key == key => result,
-            Ok(_) => wrong("the result's key differs from its subject".to_owned()),
-            Err(error) => wrong(error.to_string()),
+        let (result, refused) = match schemas::parse::<TaskResult>(&message.payload) {
+            Ok(result) if result.key == key => {
+                match roster.map_or(Ok(()), |roster| signing::check_result(roster, &result)) {
+                    Ok(()) => (result, Ok(())),
+                    Err(reason) => (wrong(Failure::retryable("bad-signature", &reason)), Err(reason)),
+                }
+            }
+            Ok(_) => (
+                wrong(Failure::fatal(
+                    "bad-result",
+                    "the result's key differs from its subject",
+                )),
+                Ok(()),
+            ),
+            Err(error) => (wrong(Failure::fatal("bad-result", error.to_string())), Ok(())),
         };
         self.result(result);
+        refused
     }
 
-    /// Reads all that the streams hold of a job.
-    pub async fn load(connection: &Connection, job: &str) -> Result<Self, Error> {
+    /// Reads all that the streams hold of a job. With a roster, its results must be signed.
+    pub async fn load(connection: &Connection, job: &str, roster: Option<&Roster>) -> Result<Self, Error> {
         let mut record = Record::default();
         for message in tail::read_all(connection, streams::JOBS, &subjects::job(job)).await? {
             record.event_message(&message);
         }
         for message in tail::read_all(connection, streams::RESULTS, &subjects::results(job)).await? {
             if let Some(key) = subjects::key_of(&message.subject) {
-                record.result_message(key, &message);
+                // What is not believed stands as a failure.
+                let _ = record.result_message(key, &message, roster);
             }
         }
         Ok(record)

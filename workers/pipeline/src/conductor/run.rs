@@ -28,6 +28,7 @@ use crate::{
     connection::Connection,
     metrics::Metrics,
     publish::{self, Created},
+    signing::Identity,
     streams, subjects,
     tail::{self, Tailed},
 };
@@ -51,6 +52,7 @@ pub struct Conductor {
     pub(super) check: Check,
     pub(super) metrics: Metrics,
     pub(super) archive: Option<Archive>,
+    pub(super) identity: Identity,
 }
 
 impl Conductor {
@@ -63,6 +65,7 @@ impl Conductor {
             check,
             metrics,
             archive: None,
+            identity: Identity::default(),
         }
     }
 
@@ -77,6 +80,11 @@ impl Conductor {
             archive: Some(archive),
             ..self
         }
+    }
+
+    /// The same, which believes the members of a roster only, and signs what it closes.
+    pub fn with_identity(self, identity: Identity) -> Self {
+        Self { identity, ..self }
     }
 
     /// Conducts until `stop`. The streams must be set up.
@@ -119,11 +127,14 @@ impl Conductor {
                     }
                 }
                 Some(message) = results.recv() => {
+                    let roster = self.identity.roster();
                     let mut next = Some(message);
                     while let Some(message) = next {
                         pass(&mut results_left, message.sequence);
                         memory.seen.message(&message, results_left.is_some(), &memory.settled);
-                        memory.result(&message);
+                        if let Some(site) = memory.result(&message, roster.as_deref()) {
+                            self.metrics.results_refused.with_label_values(&[&*site]).inc();
+                        }
                         archived.take(message);
                         next = results.try_recv().ok();
                     }
@@ -213,7 +224,7 @@ impl Conductor {
     /// Reads jobs anew that were resumed after all was done for them.
     async fn remember(&self, memory: &mut Memory) {
         for job in std::mem::take(&mut memory.forgotten) {
-            match Record::load(&self.connection, &job).await {
+            match Record::load(&self.connection, &job, self.identity.roster().as_deref()).await {
                 Ok(record) => {
                     memory.seen.counted(&job, &record);
                     memory.records.insert(job.clone(), record);
@@ -238,8 +249,8 @@ impl Conductor {
 
     /// In the order of the stream: a verdict depends on those before it.
     async fn decide_all(&self, memory: &mut Memory) {
-        while let Some((&submit, payload)) = memory.submits.first_key_value() {
-            match self.judge(submit, payload, &memory.known).await {
+        while let Some((&submit, message)) = memory.submits.first_key_value() {
+            match self.judge(message, &memory.known).await {
                 Ok(verdict) => {
                     memory.submits.remove(&submit);
                     memory.verdict(verdict);
@@ -253,13 +264,9 @@ impl Conductor {
     }
 
     /// Publishes a verdict, or finds the one that stands.
-    async fn judge(
-        &self,
-        submit: u64,
-        payload: &[u8],
-        known: &BTreeMap<String, Known>,
-    ) -> Result<Event, Error> {
-        let mut verdict = self.decide(submit, payload, known).await?;
+    async fn judge(&self, message: &Tailed, known: &BTreeMap<String, Known>) -> Result<Event, Error> {
+        let submit = message.sequence;
+        let mut verdict = self.decide(message, known).await?;
         let subject = subjects::verdict(verdict.job(), submit);
         let created = match publish::create(&self.connection, &subject, publish::encode(&verdict)).await {
             Err(error @ Error::Refused { .. }) => {
@@ -305,10 +312,12 @@ impl Conductor {
                 .await?;
             }
             Action::Close(result) => {
+                let mut result = result.clone();
+                self.identity.sign(&mut result)?;
                 publish::create(
                     &self.connection,
                     &subjects::result(&result.key),
-                    publish::encode(result),
+                    publish::encode(&result),
                 )
                 .await?;
             }

@@ -141,6 +141,8 @@ metrics! {
     site_clock_skew: GaugeVec "rounds_site_clock_skew_seconds" ["site"];
     /// Tasks that failed for good, by the failure's code.
     dead_letters: CounterVec "rounds_dead_letters_total" ["site", "phase", "reason"];
+    /// Results that were not believed: they do not carry the signature of the site that their subject names.
+    results_refused: CounterVec "rounds_results_refused_total" ["site"];
     /// Updates that no average takes, by the failure's code.
     updates_rejected: CounterVec "rounds_updates_rejected_total" ["site", "reason"];
 

@@ -181,6 +181,17 @@ impl TaskContext {
         Ok(())
     }
 
+    /// Fetches a site's update, as [`TaskContext::download_file`]. The archive keeps it, where it keeps updates.
+    pub fn download_update(&self, artifact: &ArtifactRef, path: &Path) -> Result<(), Failure> {
+        self.download_file(artifact, path)?;
+        match &self.archive {
+            Some(archive) => archive
+                .keep_update(artifact, path)
+                .map_err(|error| failure(&error)),
+            None => Ok(()),
+        }
+    }
+
     fn moved(&self, direction: &str, artifact: &ArtifactRef) {
         let labels = [&*self.key.site, self.key.phase.as_str(), direction];
         self.metrics

@@ -17,7 +17,9 @@ use schemas::{
     task::{Failure, Task, TaskOutput},
 };
 
-use crate::{archive::Archive, connection::Connection, gate::Gate, metrics::Metrics, streams::Pace};
+use crate::{
+    archive::Archive, connection::Connection, gate::Gate, metrics::Metrics, signing::Identity, streams::Pace,
+};
 
 pub use activity::Activity;
 pub use context::{Described, TaskContext};
@@ -78,6 +80,8 @@ pub struct WorkerSettings {
     pub deliveries: u32,
     /// Where the orchestrator keeps what it makes.
     pub archive: Option<Archive>,
+    /// Who the worker is: it signs its results.
+    pub identity: Identity,
 }
 
 impl WorkerSettings {
@@ -94,6 +98,7 @@ impl WorkerSettings {
             activity: Activity::default(),
             deliveries: 3,
             archive: None,
+            identity: Identity::default(),
         }
     }
 }

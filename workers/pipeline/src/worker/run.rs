@@ -304,9 +304,14 @@ impl<P: Phase> Worker<P> {
                 }
             },
             made: Some(made),
+            signature: None,
         };
         let subject = subjects::result(key);
         loop {
+            if let Err(error) = self.settings.identity.sign(&mut result) {
+                tracing::error!("{error}");
+                return false;
+            }
             let create = publish::create(&self.connection, &subject, publish::encode(&result));
             tokio::pin!(create);
             let created = loop {

@@ -95,7 +95,7 @@ async fn serve(store: &Path) -> Server {
 /// Waits until a job has this release and, of it, so many results.
 async fn reached(connection: &Connection, job: &str, step: Step, results: usize) {
     until(&step.to_string(), async || {
-        let Ok(record) = Record::load(connection, job).await else {
+        let Ok(record) = Record::load(connection, job, None).await else {
             return false;
         };
         let done = record
@@ -245,6 +245,7 @@ async fn a_power_cut_loses_no_acknowledged_result() {
             failure: Failure::fatal("none", "none"),
         },
         made: None,
+        signature: None,
     };
     let store = private.folder.path().join("nats");
     let settings = fs::read_to_string(store.join("nats.conf")).unwrap();

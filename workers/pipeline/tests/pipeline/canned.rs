@@ -70,6 +70,7 @@ pub fn accepted(job: &str, message: JobMessage, sites: &[&str]) -> Accepted {
         algorithm: 0,
         continues: None,
         model: None,
+        signed: None,
         warnings: Vec::new(),
         time: "2026-01-01T00:00:00Z".to_owned(),
     }

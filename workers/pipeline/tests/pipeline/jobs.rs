@@ -35,7 +35,7 @@ pub const PACE: Pace = Pace {
     heartbeat: Duration::from_millis(300),
 };
 
-fn settings(site: &str, folder: &Path) -> WorkerSettings {
+pub fn settings(site: &str, folder: &Path) -> WorkerSettings {
     WorkerSettings {
         pace: PACE,
         gate: Some(Gate::new([folder.join("slot")])),

@@ -10,6 +10,7 @@ mod jobs;
 mod limited_time;
 mod model;
 mod server;
+mod signed;
 mod streams;
 mod transitions;
 mod trouble;

@@ -170,6 +170,7 @@ impl World {
             key: key.clone(),
             outcome,
             made: None,
+            signature: None,
         });
     }
 

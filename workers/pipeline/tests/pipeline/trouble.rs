@@ -146,6 +146,7 @@ async fn trouble_in_a_handler_is_a_result_and_the_worker_goes_on() {
             resumes: 0,
         },
         made: None,
+        signature: None,
     };
     let subject = subjects::result(&task(3).key);
     publish::create(connection, &subject, publish::encode(&close(3)))

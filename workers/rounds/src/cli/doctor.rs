@@ -285,7 +285,16 @@ fn port_of(url: &str) -> u16 {
 
 /// What the server lets this site do, and what the orchestrator says.
 async fn server(settings: &SiteSettings, findings: &mut Findings) {
-    let access = settings.nats.access();
+    let access = match settings.nats.access() {
+        Ok(access) => access,
+        Err(error) => {
+            return findings.broken(
+                "NATS",
+                format!("{error:#}"),
+                "nats.nkey names the file with the seed that the hub gave this site",
+            );
+        }
+    };
     let connection = match Connection::open(&access, "rounds-doctor", PATIENCE, &Metrics::new()).await {
         Ok(connection) => connection,
         Err(error) => {

@@ -18,6 +18,7 @@ mod site;
 mod sites;
 mod submit;
 mod up;
+mod verify;
 mod watch;
 mod worker;
 
@@ -29,7 +30,10 @@ use pipeline::{client::Client, connection::Connection, metrics::Metrics};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::{parts::OrchestratorFolders, settings};
+use crate::{
+    parts::OrchestratorFolders,
+    settings::{self, SubmitterSettings},
+};
 
 /// Federated nnU-Net: one segmentation model from many hospitals, and no scan leaves its building.
 #[derive(Parser)]
@@ -74,6 +78,8 @@ enum Command {
     Download(download::Download),
     /// Write a job's curves, scores, plans, timings and pictures as one HTML page, which opens without a network
     Report(report::Report),
+    /// Check a job by its members' signatures alone: average all updates again, up to the final checkpoint
+    Verify(verify::Verify),
     /// List the sites and their data sets
     Sites(sites::Sites),
     /// Cut a federation of three sites out of the MNI brain, train on it, segment with the result
@@ -97,40 +103,53 @@ pub struct Server {
     /// A credentials file for that server
     #[arg(long, env = "ROUNDS_CREDENTIALS")]
     credentials: Option<PathBuf>,
+    /// A submitter's settings (TOML, as deploy/settings/submitter.toml), in place of both
+    #[arg(long, env = "ROUNDS_SUBMITTER", value_name = "FILE", conflicts_with_all = ["nats", "credentials"])]
+    submitter: Option<PathBuf>,
 }
 
 impl Server {
-    /// The connection's settings.
-    pub fn connection(&self) -> anyhow::Result<settings::Connection> {
-        match &self.nats {
-            Some(url) => Ok(settings::Connection {
+    /// How to reach it, and as whom.
+    fn settings(&self) -> anyhow::Result<SubmitterSettings> {
+        if let Some(file) = &self.submitter {
+            return SubmitterSettings::read(file);
+        }
+        let nats = match &self.nats {
+            Some(url) => settings::Connection {
                 url: url.clone(),
                 token: std::env::var("ROUNDS_TOKEN").ok(),
                 credentials: self.credentials.clone(),
-                ca: None,
-                certificate: None,
-            }),
-            None => up::connection_of(&self.home),
-        }
+                ..Default::default()
+            },
+            None => up::connection_of(&self.home)?,
+        };
+        Ok(SubmitterSettings { nats, roster: None })
+    }
+
+    /// Whether the server is that of `rounds up`.
+    fn is_up(&self) -> bool {
+        self.nats.is_none() && self.submitter.is_none()
     }
 
     /// The archive of the orchestrator of `rounds up`; none with a server of one's own.
     pub fn archive(&self) -> Option<PathBuf> {
         let folders = OrchestratorFolders::within(&self.home.join("orchestrator"));
-        self.nats.is_none().then_some(folders.archive)
+        self.is_up().then_some(folders.archive)
     }
 
     /// Connects.
     pub async fn client(&self) -> anyhow::Result<Client> {
-        let access = self.connection()?.access();
+        let settings = self.settings()?;
+        let access = settings.nats.access()?;
+        let identity = settings.nats.identity(settings.roster.as_deref())?;
         let patience = std::time::Duration::from_secs(5);
         let connection = Connection::open(&access, "rounds-cli", patience, &Metrics::new()).await;
-        let connection = match &self.nats {
-            Some(_) => connection?,
-            None => connection
+        let connection = match self.is_up() {
+            false => connection?,
+            true => connection
                 .with_context(|| format!("is `rounds up --home {}` running?", self.home.display()))?,
         };
-        Ok(Client::new(connection))
+        Ok(Client::new(connection).with_identity(identity))
     }
 }
 
@@ -203,6 +222,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Retry(retry) => on_runtime(retry.run()),
         Command::Download(download) => on_runtime(download.run()),
         Command::Report(report) => on_runtime(report.run()),
+        Command::Verify(verify) => verify.run(),
         Command::Sites(sites) => on_runtime(sites.run()),
         Command::Demo(demo) => demo.run(),
         Command::Overlay(overlay) => overlay.run(),

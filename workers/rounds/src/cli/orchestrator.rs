@@ -24,11 +24,19 @@ impl Orchestrator {
             super::stop_on_signal(stop.clone());
             let metrics = crate::parts::metrics();
             super::serve_metrics(settings.metrics.as_deref(), &metrics, &stop).await?;
-            let access = settings.nats.access();
+            let access = settings.nats.access()?;
+            let identity = settings.nats.identity(settings.roster.as_deref())?;
             let connection = Connection::open(&access, "orchestrator", parts::PATIENCE, &metrics).await?;
             let folders = settings.folders();
             parts::through_losses(&connection, &stop, async |stop| {
-                parts::run_orchestrator(connection.clone(), &folders, metrics.clone(), stop).await
+                parts::run_orchestrator(
+                    connection.clone(),
+                    &folders,
+                    identity.clone(),
+                    metrics.clone(),
+                    stop,
+                )
+                .await
             })
             .await
         })

@@ -1,11 +1,14 @@
 //! `rounds submit`: a job message to the conductor.
 
-use std::path::PathBuf;
+use std::{borrow::Cow, path::PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use pipeline::client::{Client, Verdict};
-use schemas::job::JobMessage;
+use pipeline::{
+    client::{Client, Verdict},
+    clock,
+};
+use schemas::job::{JobMessage, Payload};
 
 use super::{Server, watch};
 
@@ -45,9 +48,28 @@ impl Submit {
     }
 }
 
+/// An id for a job that gives none: `training-20260131T101502-<process>`.
+fn new_id(message: &JobMessage) -> String {
+    let mode = match &message.payload {
+        Payload::Training(_) => "training",
+        Payload::Inference(_) => "inference",
+    };
+    let time: String = clock::now()
+        .chars()
+        .take(19)
+        .filter(|char| char.is_ascii_alphanumeric())
+        .collect();
+    format!("{mode}-{time}-{}", std::process::id())
+}
+
 /// Submits and waits for the conductor's word. Returns the job's id.
 pub async fn submit(client: &Client, message: &JobMessage) -> anyhow::Result<String> {
-    let sequence = client.submit(message).await?;
+    let mut message = Cow::Borrowed(message);
+    if client.signs() && message.job_id.is_none() {
+        // Signed without an id, it could be submitted again as another job.
+        message.to_mut().job_id = Some(new_id(&message));
+    }
+    let sequence = client.submit(&message).await?;
     match client.verdict(sequence).await? {
         Verdict::Accepted(accepted) => {
             for warning in &accepted.warnings {

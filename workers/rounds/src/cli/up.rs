@@ -12,6 +12,7 @@ use pipeline::{
     gate::Gate,
     metrics::Metrics,
     server::{Address, Server, ServerSettings},
+    signing::Identity,
     worker::Activity,
 };
 use schemas::{job::Device, names::Phase};
@@ -63,9 +64,7 @@ pub fn connection_of(home: &Path) -> anyhow::Result<settings::Connection> {
     Ok(settings::Connection {
         url: address.url,
         token: Some(address.token),
-        credentials: None,
-        ca: None,
-        certificate: None,
+        ..Default::default()
     })
 }
 
@@ -157,7 +156,9 @@ impl Up {
             .collect();
         {
             let (connection, metrics, stop) = (connection.clone(), metrics.clone(), stop.clone());
-            running.spawn(async move { parts::run_orchestrator(connection, &folders, metrics, stop).await });
+            running.spawn(async move {
+                parts::run_orchestrator(connection, &folders, Identity::default(), metrics, stop).await
+            });
         }
         for site in sites {
             let (connection, gate, metrics, stop) =
@@ -203,13 +204,8 @@ impl Up {
                 .with_context(|| format!("--site {name}: {}", folder.display()))?;
             sites.push(SiteSettings {
                 site: name.to_owned(),
-                nats: settings::Connection {
-                    url: String::new(),
-                    token: None,
-                    credentials: None,
-                    ca: None,
-                    certificate: None,
-                },
+                nats: settings::Connection::default(),
+                roster: None,
                 root: self.home.join("sites").join(name),
                 datasets: vec![DatasetSettings {
                     id: name.to_owned(),

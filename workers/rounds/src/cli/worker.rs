@@ -94,7 +94,7 @@ pub fn work(
         let metrics = crate::parts::metrics();
         super::serve_metrics(site.settings.metrics.as_deref(), &metrics, &stop).await?;
         let name = format!("site-{}", site.settings.site);
-        let access = site.settings.nats.access();
+        let access = site.settings.nats.access()?;
         let connection = Connection::open(&access, &name, parts::PATIENCE, &metrics).await?;
         let gate = Gate::new(slots(&site.settings));
         let activity = Activity::default();

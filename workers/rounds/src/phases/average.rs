@@ -61,7 +61,7 @@ fn fedavg(folder: &Path, updates: &[task::Update], context: &TaskContext) -> Res
     let mut contributions = Vec::with_capacity(updates.len());
     for (index, update) in updates.iter().enumerate() {
         let weights = folder.join(format!("{index}.safetensors"));
-        context.download_file(&update.artifact, &weights)?;
+        context.download_update(&update.artifact, &weights)?;
         contributions.push(Contribution {
             site: update.site.clone(),
             weights,

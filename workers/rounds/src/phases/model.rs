@@ -75,16 +75,23 @@ fn fetched(
             return Err(io(error));
         }
     }
+    model_folder(&folder)
+}
+
+/// The Trainer__Plans__Configuration in an unpacked results folder.
+pub fn model_folder(unpacked: &Path) -> Result<PathBuf, Failure> {
     let inner = |folder: &Path| {
         let mut entries = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
         entries.find(|path| path.is_dir())
     };
-    inner(&folder).and_then(|dataset| inner(&dataset)).ok_or_else(|| {
-        Failure::fatal(
-            "bad-model",
-            "the model archive holds no DatasetXYZ_name/Trainer__Plans__Configuration",
-        )
-    })
+    inner(unpacked)
+        .and_then(|dataset| inner(&dataset))
+        .ok_or_else(|| {
+            Failure::fatal(
+                "bad-model",
+                "the model archive holds no DatasetXYZ_name/Trainer__Plans__Configuration",
+            )
+        })
 }
 
 /// Unpacks a zip; a member that would leave the folder is an error.

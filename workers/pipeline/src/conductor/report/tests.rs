@@ -67,6 +67,7 @@ fn message(subject: String, time: f64) -> Tailed {
         sequence: 1,
         subject,
         payload: Bytes::new(),
+        headers: None,
         time,
     }
 }

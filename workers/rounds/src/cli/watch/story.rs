@@ -223,6 +223,7 @@ mod tests {
                 started: finished.into(),
                 finished: finished.into(),
             }),
+            signature: None,
         }
     }
 

@@ -1,0 +1,231 @@
+//! `rounds verify`: a job, checked by somebody who trusts its members' keys and nothing else.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use clap::Args;
+use nnunet::{
+    average::{Contribution, average},
+    checkpoint::results::ModelFolder,
+    network::Layout,
+    progress::Unobserved,
+    train::network_of,
+    update::Update,
+};
+use pipeline::{
+    archive::{Archive, Evidence},
+    conductor::ShardState,
+    signing::{self, RosterFile},
+};
+use schemas::{
+    event::{Accepted, Event, Release},
+    job::Payload,
+    names::{ORCHESTRATOR, Phase},
+    nnunet::DatasetJson,
+    roster::Roster,
+    task::{self, ArtifactRef, TaskInput, TaskOutput},
+};
+
+use crate::phases::model::{model_folder, unpack};
+
+/// Check a job by its members' signatures alone
+///
+/// Who submitted it; that each result is signed by the site it names; that the orchestrator released each step as it
+/// follows from them; that each average is that of the signed updates, where the archive keeps these (keep_updates in
+/// the orchestrator's settings); and that the final checkpoint holds the last average.
+#[derive(Args)]
+pub struct Verify {
+    /// The job's id
+    job: String,
+    /// The orchestrators' archive, or a copy of it
+    #[arg(long)]
+    archive: PathBuf,
+    /// Who belongs to the federation
+    #[arg(long)]
+    roster: PathBuf,
+}
+
+impl Verify {
+    /// Prints a line a check; fails at the first that does not hold.
+    pub fn run(self) -> anyhow::Result<()> {
+        let archive = Archive::open(&self.archive)?;
+        let roster = RosterFile::open(&self.roster)?.roster();
+        let evidence = archive.evidence(&self.job, &roster)?;
+        let accepted = evidence
+            .record
+            .accepted
+            .as_ref()
+            .context("the job was never accepted")?;
+        submitted(accepted, &roster)?;
+        results(&evidence)?;
+        match evidence.check_releases() {
+            Ok(releases) => println!("releases    {releases}, each as it follows from the results before it"),
+            Err(step) => {
+                bail!("{step}: the orchestrator's decision does not follow from the results before it")
+            }
+        }
+        let again = averages(&archive, &evidence)?;
+        checkpoint(&archive, &evidence, accepted)?;
+        ensure!(
+            again,
+            "not all averages could be made again: keep_updates was not set for this job"
+        );
+        Ok(())
+    }
+}
+
+fn submitted(accepted: &Accepted, roster: &Roster) -> anyhow::Result<()> {
+    let signed = accepted
+        .signed
+        .as_ref()
+        .context("the job's message is not signed")?;
+    let message = signing::check_body(signed)?;
+    let keys = roster.submitters.get(&signed.submitter);
+    ensure!(
+        keys.is_some_and(|keys| keys.all().any(|key| key == signed.key)),
+        "the job is signed with {}, which is no key of submitter {:?} in the roster",
+        signed.key,
+        signed.submitter
+    );
+    ensure!(
+        message == accepted.message,
+        "the job that was accepted is not the one that {} signed",
+        signed.submitter
+    );
+    println!("submitter   {}, with key {}", signed.submitter, signed.key);
+    Ok(())
+}
+
+fn results(evidence: &Evidence) -> anyhow::Result<()> {
+    for (key, reason) in &evidence.refused {
+        println!(
+            "refused     {} {} round {}: {reason}",
+            key.site, key.phase, key.round
+        );
+    }
+    println!(
+        "results     {} signed, {} refused",
+        evidence.signed,
+        evidence.refused.len()
+    );
+    Ok(())
+}
+
+/// Averages every round's updates again. False where the archive lacks some.
+fn averages(archive: &Archive, evidence: &Evidence) -> anyhow::Result<bool> {
+    let (mut again, mut missing) = (0, Vec::new());
+    let temporary = tempfile::tempdir()?;
+    for release in &evidence.record.releases {
+        let Some((updates, global)) = averaged(evidence, release) else {
+            continue;
+        };
+        let contributions: Option<Vec<Contribution>> = updates
+            .iter()
+            .map(|update| contribution(archive, update))
+            .collect();
+        let Some(contributions) = contributions else {
+            missing.push(release.round);
+            continue;
+        };
+        for (update, contribution) in updates.iter().zip(&contributions) {
+            must_be(&update.artifact, &contribution.weights, &update.site)?;
+        }
+        let output = temporary.path().join("average.safetensors");
+        average(&contributions, &output, &Unobserved)?;
+        must_be(
+            &global,
+            &output,
+            &format!("the average of round {}", release.round),
+        )?;
+        again += 1;
+    }
+    println!("averages    {again} made again from the signed updates, to the same bytes");
+    if !missing.is_empty() {
+        println!(
+            "            {} could not be: their updates were not kept",
+            missing.len()
+        );
+    }
+    Ok(missing.is_empty())
+}
+
+/// What went into the average that a release asks for, and what came out.
+fn averaged<'a>(evidence: &'a Evidence, release: &'a Release) -> Option<(&'a [task::Update], ArtifactRef)> {
+    let work = release.work.first().filter(|_| release.phase == Phase::Average)?;
+    let TaskInput::Average { updates, .. } = &work.input else {
+        return None;
+    };
+    match evidence.record.shard(release, ORCHESTRATOR, 0) {
+        ShardState::Done(TaskOutput::Averaged { global }) => Some((updates, global.clone())),
+        _ => None,
+    }
+}
+
+fn contribution(archive: &Archive, update: &task::Update) -> Option<Contribution> {
+    Some(Contribution {
+        site: update.site.clone(),
+        weights: archive.find(&update.artifact)?,
+        weight: update.weight,
+    })
+}
+
+fn must_be(artifact: &ArtifactRef, file: &Path, what: &str) -> anyhow::Result<()> {
+    let (digest, _) = pipeline::artifacts::digest_file(file)?;
+    ensure!(
+        digest == artifact.digest,
+        "{what}: found digest {digest}, the signed one is {}",
+        artifact.digest
+    );
+    Ok(())
+}
+
+/// The final checkpoint holds the last average, tensor for tensor.
+fn checkpoint(archive: &Archive, evidence: &Evidence, accepted: &Accepted) -> anyhow::Result<()> {
+    let (Some(Event::Finished(finished)), Payload::Training(training)) =
+        (&evidence.record.end, &accepted.message.payload)
+    else {
+        println!("checkpoint  none: the job is no finished training");
+        return Ok(());
+    };
+    let kept = |artifact: &ArtifactRef, what: &str| {
+        let file = archive
+            .find(artifact)
+            .with_context(|| format!("{what} is not in the archive"))?;
+        must_be(artifact, &file, what)?;
+        anyhow::Ok(file)
+    };
+    let results = finished.results.as_ref().context("the job has no results")?;
+    let last = evidence
+        .record
+        .releases
+        .iter()
+        .rev()
+        .find_map(|release| averaged(evidence, release));
+    let (_, global) = last.context("the job has no average")?;
+    let temporary = tempfile::tempdir()?;
+    let unpacked = temporary.path().join("results");
+    unpack(&kept(results, "the results folder")?, &unpacked).map_err(|failure| anyhow!(failure.message))?;
+    let folder = model_folder(&unpacked).map_err(|failure| anyhow!(failure.message))?;
+    let model = ModelFolder::open(&folder)?;
+    let dataset_json: DatasetJson = schemas::parse(model.dataset_json.to_string().as_bytes())?;
+    let configuration = model.plans.configuration(training.model_configuration.as_str())?;
+    let layout = Layout::new(
+        &network_of(&training.trainer_name, &configuration.architecture),
+        dataset_json.channels(),
+        dataset_json.segmentation_heads(),
+    )?;
+    let average = std::fs::read(kept(&global, "the last average")?)?;
+    let average = Update::from_bytes(&average, "the last average", &layout)?;
+    let checkpoint = model.checkpoint(training.fold_id, "checkpoint_final.pth")?;
+    ensure!(
+        checkpoint.weights(&layout)? == average.weights,
+        "checkpoint_final.pth does not hold the last average, {}",
+        global.digest
+    );
+    println!(
+        "checkpoint  checkpoint_final.pth holds the last average, {}",
+        global.digest
+    );
+    println!("results     {}", results.digest);
+    Ok(())
+}

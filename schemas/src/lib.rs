@@ -4,6 +4,7 @@
 //! - [`event`]: what happens to a job: accepted, released, failed, finished. The job's durable record.
 //! - [`task`]: one message of work, and its result.
 //! - [`site`]: what a site tells of itself: its announcement and its progress.
+//! - [`survey`]: what a site says of its data and machine in a dry run.
 //! - [`names`]: subject tokens and the phases.
 //! - [`roster`]: who belongs to a federation.
 //! - [`nnunet`]: nnU-Net's own documents, with nnU-Net's keys.
@@ -14,6 +15,7 @@ pub mod names;
 pub mod nnunet;
 pub mod roster;
 pub mod site;
+pub mod survey;
 pub mod task;
 
 use sha2::{Digest as _, Sha256};

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     event::{Accepted, History},
     names::Phase,
+    survey::SiteSurvey,
 };
 
 /// A stored artifact: bytes under `rounds.artifact.<owner>.<job>.<digest>.<chunk>`.
@@ -401,6 +402,9 @@ pub enum TaskOutput {
         training_cases: u32,
         /// Validation cases of the job's fold.
         validation_cases: u32,
+        /// In a dry run, what the training would meet here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        survey: Option<Box<SiteSurvey>>,
     },
     /// preprocess.
     Preprocessed {

@@ -88,6 +88,8 @@ pub struct Federation {
     pub total_rounds: Option<u32>,
     /// Devices of single sites, in place of the payload's.
     pub site_devices: IndexMap<String, Device>,
+    /// Whether a training job ends behind plan-verify, with what each site says of its data, memory, disk and pace.
+    pub dry_run: bool,
     /// Whether segmentations are scored at the sites: an inference job's where there are references, and a training
     /// job's validation cases, which it then segments with the last average as nnU-Net does at the end of a training.
     /// What leaves a site are counts of voxels, one set a case.
@@ -121,6 +123,7 @@ impl Default for Federation {
             round_seconds: None,
             total_rounds: None,
             site_devices: IndexMap::new(),
+            dry_run: false,
             evaluate: false,
             pictures: 0,
         }

@@ -5,6 +5,7 @@ mod chaos;
 mod continuation;
 mod descriptors;
 mod doctor;
+mod dry_run;
 mod elastic;
 mod house;
 mod initial_checkpoint;

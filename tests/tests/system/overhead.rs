@@ -123,6 +123,7 @@ impl Stub {
                 checkpoint_digest: None,
                 training_cases: 2,
                 validation_cases: 1,
+                survey: None,
             },
             TaskInput::Preprocess { .. } => TaskOutput::Preprocessed { made: 2, cached: 0 },
             TaskInput::TrainRound { base, .. } => self.train(task, context, base)?,

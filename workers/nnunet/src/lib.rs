@@ -25,6 +25,7 @@ pub mod predict;
 pub mod preprocess;
 pub mod progress;
 pub mod splits;
+pub mod survey;
 pub mod train;
 pub mod update;
 

@@ -29,8 +29,7 @@ impl Need<'_> {
         let Some(memory) = memory else {
             return Ok(());
         };
-        let batch = self.variant.batch_size_of(self.configuration);
-        let samples = self.micro_batch.unwrap_or(batch).min(batch);
+        let samples = self.samples();
         let needed = self.bytes(samples);
         if needed <= memory {
             return Ok(());
@@ -53,6 +52,17 @@ impl Need<'_> {
             self.device.as_str(),
             ByteSize(memory),
         ))
+    }
+
+    /// About how many bytes an iteration takes.
+    pub fn needed(&self) -> u64 {
+        self.bytes(self.samples())
+    }
+
+    /// Samples that the network sees at once.
+    fn samples(&self) -> usize {
+        let batch = self.variant.batch_size_of(self.configuration);
+        self.micro_batch.unwrap_or(batch).min(batch)
     }
 
     fn bytes(&self, samples: usize) -> u64 {

@@ -333,12 +333,12 @@ fn announcement(site: &Site) -> anyhow::Result<Announce> {
     let mut datasets = Vec::new();
     for settings in &site.settings.datasets {
         let raw = settings
-            .open()
+            .open_described()
             .with_context(|| format!("datasets.{}: {}", settings.id, settings.path.display()))?;
         datasets.push(AnnouncedDataset {
             id: settings.id.clone(),
             dataset_id: settings.dataset_id()?,
-            cases: raw.cases.len() as u32,
+            cases: raw.map_or(0, |raw| raw.cases.len() as u32),
         });
     }
     Ok(Announce {

@@ -132,7 +132,8 @@ pub struct SiteSettings {
 pub struct DatasetSettings {
     /// The name that jobs use.
     pub id: String,
-    /// The nnU-Net raw data set: a folder DatasetXYZ_name with dataset.json, imagesTr and labelsTr.
+    /// The nnU-Net raw data set: a folder DatasetXYZ_name with dataset.json, imagesTr and labelsTr. Without dataset.json
+    /// it holds scans to segment only.
     pub path: PathBuf,
     /// The id that jobs mean by `dataset_id`, where it is not the folder's XYZ.
     #[serde(default)]
@@ -270,6 +271,21 @@ impl DatasetSettings {
             })
     }
 
+    /// Whether there is anything to train on: a folder without dataset.json holds scans to segment only, and the model
+    /// says what they are.
+    pub fn described(&self) -> bool {
+        self.path.join("dataset.json").exists()
+    }
+
+    /// Opens the data set, where it is one to train on; none for a folder of scans to segment.
+    ///
+    /// # Errors
+    /// There is no such folder, or as of [`DatasetSettings::open`].
+    pub fn open_described(&self) -> anyhow::Result<Option<RawDataset>> {
+        ensure!(self.path.is_dir(), "expected a folder");
+        Ok(self.described().then(|| self.open()).transpose()?)
+    }
+
     /// The XYZ that jobs mean: the setting's, or the folder name's.
     pub fn dataset_id(&self) -> anyhow::Result<u32> {
         if let Some(id) = self.dataset_id {
@@ -358,6 +374,23 @@ mod tests {
             error.contains("cache_bytes") && error.contains("200 GB"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_folder_without_dataset_json_holds_scans_to_segment_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = |path: PathBuf| DatasetSettings {
+            id: "a".to_owned(),
+            path,
+            dataset_id: Some(4),
+            labels: Vec::new(),
+            channels: Vec::new(),
+        };
+        let scans = settings(folder.path().to_owned());
+        assert!(scans.open_described().unwrap().is_none());
+        assert!(settings(folder.path().join("none")).open_described().is_err());
+        std::fs::write(folder.path().join("dataset.json"), "{}").unwrap();
+        assert!(scans.open_described().is_err(), "a broken one is not passed over");
     }
 
     #[test]

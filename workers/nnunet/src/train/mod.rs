@@ -13,6 +13,8 @@ mod network;
 pub mod optimiser;
 #[cfg(feature = "torch")]
 mod proximal;
+#[cfg(feature = "torch")]
+mod rehearsal;
 pub mod schedule;
 #[cfg(feature = "torch")]
 pub mod trainer;
@@ -21,6 +23,8 @@ pub mod validation;
 
 pub use network::network_of;
 pub use optimiser::{MomentumState, OptimiserKind, ScalerState};
+#[cfg(feature = "torch")]
+pub use rehearsal::pace;
 pub use schedule::Schedule;
 #[cfg(feature = "torch")]
 pub use trainer::{EpochLog, StageSeconds, Trainer, TrainerSettings};

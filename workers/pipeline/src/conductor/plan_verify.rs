@@ -12,6 +12,7 @@ use super::{
     next::{Job, Outputs},
     preprocess,
     record::{Record, ShardState, Step},
+    results,
 };
 
 /// One site's plans.
@@ -43,7 +44,7 @@ pub(super) fn release(job: &Job<'_>, pooled: Pooled) -> Event {
     })
 }
 
-/// Then the cases are preprocessed, if all sites planned the same.
+/// Then the cases are preprocessed, if all sites planned the same. A dry run is finished.
 pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
     let sites = read(outputs);
     let Some((first, others)) = sites.split_first().filter(|_| sites.len() == outputs.len()) else {
@@ -52,6 +53,9 @@ pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> 
     same_checkpoint(&sites)?;
     for other in others {
         agree(first, other)?;
+    }
+    if job.accepted.message.federation.dry_run {
+        return Ok(results::without(job));
     }
     preprocess::release(job, first.plans_digest.clone())
 }
@@ -83,6 +87,7 @@ fn read(outputs: &Outputs) -> Vec<SitePlans> {
                 checkpoint_digest,
                 training_cases,
                 validation_cases,
+                ..
             },
         ] => Some(SitePlans {
             site: site.clone(),

@@ -3,7 +3,7 @@
 use schemas::{
     event::{Event, Finished},
     names::Phase,
-    task::{Failure, SiteScores, TaskInput, TaskOutput, Weights},
+    task::{ArtifactRef, Failure, SiteScores, TaskInput, TaskOutput, Weights},
 };
 
 use super::{
@@ -43,11 +43,20 @@ pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> 
     let TaskOutput::Results { archive } = job.single(outputs)? else {
         return Err(job.unknown_step());
     };
-    Ok(Event::Finished(Box::new(Finished {
+    Ok(finished(job, Some(archive.clone())))
+}
+
+/// The end of a dry run.
+pub(super) fn without(job: &Job<'_>) -> Event {
+    finished(job, None)
+}
+
+fn finished(job: &Job<'_>, results: Option<ArtifactRef>) -> Event {
+    Event::Finished(Box::new(Finished {
         job: job.accepted.job.clone(),
-        results: Some(archive.clone()),
+        results,
         segmentations: Vec::new(),
         history: history::of(job.record, job.accepted).history,
         resumes: job.record.resumes(),
-    })))
+    }))
 }

@@ -15,7 +15,8 @@ use super::{
 };
 use schemas::{names::Phase, task::TaskInput};
 
-/// Whether a job could be the one that a message continues: the same data sets, configuration, fold and trainer.
+/// Whether a job could be the one that a message continues: no dry run, and the same data sets, configuration, fold and
+/// trainer.
 pub(super) fn matches(earlier: &Accepted, message: &JobMessage) -> bool {
     let (Payload::Training(a), Payload::Training(b)) = (&earlier.message.payload, &message.payload) else {
         return false;
@@ -25,7 +26,8 @@ pub(super) fn matches(earlier: &Accepted, message: &JobMessage) -> bool {
         datasets.sort();
         datasets
     };
-    sorted(&earlier.message.datasets) == sorted(&message.datasets)
+    !earlier.message.federation.dry_run
+        && sorted(&earlier.message.datasets) == sorted(&message.datasets)
         && a.model_configuration == b.model_configuration
         && a.fold_id == b.fold_id
         && a.trainer_name == b.trainer_name

@@ -236,7 +236,8 @@ pub(super) fn earlier_job(
     };
     let (id, known) = earlier;
     if !resume::matches(&known.accepted, message) {
-        let reason = format!("job {id} has other data sets, another configuration, fold or trainer");
+        let reason =
+            format!("job {id} has other data sets, another configuration, fold or trainer, or was a dry run");
         return Err(Invalid::new("resume_from", reason));
     }
     if !known.ended {

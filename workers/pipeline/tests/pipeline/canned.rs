@@ -148,6 +148,7 @@ pub fn output(
                     .map(|_| schemas::sha256(b"checkpoint")),
                 training_cases: cases(&key.site),
                 validation_cases: 1,
+                survey: None,
             }
         }
         TaskInput::Preprocess { .. } => TaskOutput::Preprocessed { made: 2, cached: 0 },

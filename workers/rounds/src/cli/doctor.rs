@@ -175,8 +175,9 @@ fn try_links(root: &Path) -> io::Result<()> {
 fn data_set(settings: &DatasetSettings, findings: &mut Findings) {
     let hop = "data set";
     let advice = "expected an nnU-Net raw data set: dataset.json, imagesTr, labelsTr, readable by this user";
-    let opened = match settings.open() {
-        Ok(opened) => opened,
+    let opened = match settings.open_described() {
+        Ok(Some(opened)) => opened,
+        Ok(None) => return findings.fine(hop, format!("{}: scans to segment only", settings.id)),
         Err(error) => return findings.broken(hop, format!("{}: {error}", settings.id), advice),
     };
     let Some(first) = opened.cases.first() else {
@@ -328,10 +329,10 @@ async fn server(settings: &SiteSettings, findings: &mut Findings) {
         Ok(Some((heartbeat, skew))) => {
             match heartbeat.version == VERSION {
                 true => findings.fine("version", format!("{VERSION}, as the orchestrator's")),
-                false => findings.broken(
+                false => findings.odd(
                     "version",
                     format!("{VERSION}; the orchestrator's is {}", heartbeat.version),
-                    "install the orchestrator's version: jobs refuse others",
+                    "jobs are refused where the versions of protocol or algorithm differ: `rounds submit` then says so",
                 ),
             }
             match skew.abs() <= SKEW_SECONDS {

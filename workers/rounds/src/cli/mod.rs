@@ -6,6 +6,7 @@ mod demo;
 mod demo_data;
 mod doctor;
 mod download;
+mod dry_run;
 mod list;
 pub mod nnunet;
 mod orchestrator;

@@ -10,7 +10,7 @@ use pipeline::{
 };
 use schemas::job::{JobMessage, Payload};
 
-use super::{Server, watch};
+use super::{Server, dry_run, watch};
 
 /// Submit a job message
 #[derive(Args)]
@@ -25,6 +25,10 @@ pub struct Submit {
     /// Follow the job until it ends; the exit status says whether it finished
     #[arg(long)]
     wait: bool,
+    /// Train nothing: take the fingerprint and plan, then show what the training would need at each site, how long it
+    /// would take, and what is odd about a site beside the others. Exits with 1 where memory or disk would be short
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
 }
 
 impl Submit {
@@ -39,6 +43,9 @@ impl Submit {
         let message = JobMessage::parse(&bytes, self.datasets.as_deref())
             .with_context(|| format!("{}", self.file.display()))?;
         let client = self.server.client().await?;
+        if self.dry_run {
+            return dry_run::run(&client, message).await;
+        }
         let job = submit(&client, &message).await?;
         println!("{job}");
         if self.wait {
@@ -67,7 +74,8 @@ pub async fn submit(client: &Client, message: &JobMessage) -> anyhow::Result<Str
     let mut message = Cow::Borrowed(message);
     if client.signs() && message.job_id.is_none() {
         // Signed without an id, it could be submitted again as another job.
-        message.to_mut().job_id = Some(new_id(&message));
+        let id = new_id(&message);
+        message.to_mut().job_id = Some(id);
     }
     let sequence = client.submit(&message).await?;
     match client.verdict(sequence).await? {

@@ -13,6 +13,7 @@ pub mod plan_verify;
 pub mod planned;
 pub mod preprocess;
 pub mod replica;
+pub mod survey;
 pub mod train_round;
 
 use std::{ops::Range, path::PathBuf, sync::Arc};

@@ -6,7 +6,7 @@ use pipeline::worker::TaskContext;
 use schemas::task::{Failure, Task, TaskInput, TaskOutput};
 use serde_json::Value;
 
-use super::{initial, training, unknown_input};
+use super::{initial, survey, training, unknown_input};
 use crate::site::Site;
 
 /// Runs one task.
@@ -17,8 +17,11 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     let dataset = site.dataset(task)?;
     let checkpoint_digest = initial::checkpoint_digest(site, task, context)?;
     let planned = initial::planned(site, task, context, pooled, &dataset)?;
-    // Known now, before hours of preprocessing.
-    planned.must_fit(site, task)?;
+    let dry_run = task.job.message.federation.dry_run;
+    if !dry_run {
+        // Known now, before hours of preprocessing.
+        planned.must_fit(site, task)?;
+    }
     let split = site.split(&dataset, training(task)?.fold_id)?;
     let weights = initial::weights(site, task, context, &planned)?;
 
@@ -28,13 +31,21 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         fields.shift_remove("dataset_name");
         fields.shift_remove("image_reader_writer");
     }
+    let plans_digest = planned.digest.clone();
+    let survey = match dry_run {
+        true => Some(Box::new(survey::run(
+            site, task, context, &dataset, planned, &weights,
+        )?)),
+        false => None,
+    };
     Ok(TaskOutput::Plans {
         plans,
-        plans_digest: planned.digest,
+        plans_digest,
         weights_digest: safetensors::digest(&safetensors::to_bytes(&weights)),
         checkpoint_digest,
         training_cases: count(split.train.len())?,
         validation_cases: count(split.val.len())?,
+        survey,
     })
 }
 

@@ -2,6 +2,7 @@
 //! The same at every site and at the orchestrator.
 
 use nnunet::{
+    fingerprint::CaseShape,
     network::{Layout, StateDict, initial_weights},
     plan::{Options, Planner, plan_experiment},
     train::{TrainerVariant, network_of},
@@ -10,6 +11,7 @@ use pipeline::worker::TaskContext;
 use schemas::{
     job::{self, TrainingPayload},
     nnunet::{Configuration, DatasetJson, Fingerprint, Plans},
+    survey::Room,
     task::{Failure, Pooled, Task},
 };
 use serde_json::Value;
@@ -17,6 +19,7 @@ use serde_json::Value;
 use super::{failure, fetch_json, train_round::device_of, training};
 use crate::{
     free_memory::{self, Need},
+    room,
     site::Site,
 };
 
@@ -99,17 +102,40 @@ impl Planned {
 
     /// Fails where the device that the job gives this site has too little memory for an iteration.
     pub fn must_fit(&self, site: &Site, task: &Task) -> Result<(), Failure> {
-        let device = device_of(site, task)?;
-        let need = Need {
+        let layout = self.layout()?;
+        let need = self.need(site, task, &layout)?;
+        need.check(free_memory::of_device(need.device))
+            .map_err(|reason| Failure::retryable("out-of-memory", reason))
+    }
+
+    /// About how many bytes cases of these shapes take once they are preprocessed.
+    pub fn preprocessed_bytes(&self, shapes: &[CaseShape]) -> u64 {
+        let shapes = shapes.iter().map(|case| {
+            let shape = case.after.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+            (shape, case.spacing_bits.map(f64::from_bits))
+        });
+        room::estimate(shapes, &self.plans, &self.configuration)
+    }
+
+    /// The memory that an iteration needs on the device that the job gives this site, and what is free there.
+    pub fn memory(&self, site: &Site, task: &Task) -> Result<Room, Failure> {
+        let layout = self.layout()?;
+        let need = self.need(site, task, &layout)?;
+        Ok(Room {
+            needed: need.needed(),
+            free: free_memory::of_device(need.device),
+        })
+    }
+
+    fn need<'a>(&'a self, site: &Site, task: &Task, layout: &'a Layout) -> Result<Need<'a>, Failure> {
+        Ok(Need {
             variant: TrainerVariant::by_name(&self.trainer_name).map_err(failure::of_error)?,
             configuration: &self.configuration,
-            layout: &self.layout()?,
-            device,
+            layout,
+            device: device_of(site, task)?,
             bfloat16: task.job.message.federation.bfloat16,
             micro_batch: site.settings.micro_batch,
-        };
-        need.check(free_memory::of_device(device))
-            .map_err(|reason| Failure::retryable("out-of-memory", reason))
+        })
     }
 
     /// The weights of a training that starts from no checkpoint.

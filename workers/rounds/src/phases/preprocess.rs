@@ -131,13 +131,7 @@ fn make_room(
     }
     let wanted = Wanted {
         keys,
-        bytes: shapes.map(|shapes| {
-            let shapes = shapes.iter().map(|case| {
-                let shape = case.after.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-                (shape, case.spacing_bits.map(f64::from_bits))
-            });
-            room::estimate(shapes, &planned.plans, &planned.configuration)
-        }),
+        bytes: shapes.map(|shapes| planned.preprocessed_bytes(&shapes)),
         bound: site.settings.cache_bytes,
     };
     let root = &site.settings.root;

@@ -237,7 +237,32 @@ fn trainer(
     let split = site.split(&dataset, payload.fold_id)?;
     let folder = cases_of(site, task, context, &dataset, &planned, &split)?;
     let open = |identifiers: Vec<String>| StoredCases::open(&folder, identifiers).map(Arc::new);
-    let settings = TrainerSettings {
+    let settings = settings(site, task, planned, total_epochs)?;
+    let make = || {
+        let (train, val) = (open(split.train)?, open(split.val)?);
+        let mut trainer = Trainer::new(settings, train, val, &base.weights, &momentum)?;
+        if let Some(mu) = federation.fedprox_mu {
+            trainer = trainer.with_proximal_term(mu)?;
+        }
+        match trained {
+            Some(Trained { weights, momentum }) => trainer.resume(&weights, &momentum),
+            None => Ok(trainer),
+        }
+    };
+    let trainer = make().map_err(failure::of_error)?;
+    Ok((trainer, base.weights))
+}
+
+/// How a job trains at a site.
+pub fn settings(
+    site: &Site,
+    task: &Task,
+    planned: Planned,
+    total_epochs: u32,
+) -> Result<TrainerSettings, Failure> {
+    let federation = &task.job.message.federation;
+    let payload = training(task)?;
+    Ok(TrainerSettings {
         variant: *TrainerVariant::by_name(&payload.trainer_name).map_err(failure::of_error)?,
         device: device_of(site, task)?,
         seed: task.job.seed,
@@ -252,20 +277,7 @@ fn trainer(
         configuration: payload.model_configuration.as_str().to_owned(),
         plans: planned.plans,
         dataset_json: planned.dataset_json,
-    };
-    let make = || {
-        let (train, val) = (open(split.train)?, open(split.val)?);
-        let mut trainer = Trainer::new(settings, train, val, &base.weights, &momentum)?;
-        if let Some(mu) = federation.fedprox_mu {
-            trainer = trainer.with_proximal_term(mu)?;
-        }
-        match trained {
-            Some(Trained { weights, momentum }) => trainer.resume(&weights, &momentum),
-            None => Ok(trainer),
-        }
-    };
-    let trainer = make().map_err(failure::of_error)?;
-    Ok((trainer, base.weights))
+    })
 }
 
 /// The global weights by their source, with the averaged momentum where there is one.

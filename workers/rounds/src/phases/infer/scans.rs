@@ -135,8 +135,7 @@ fn settings<'a>(site: &'a Site, task: &'a Task) -> Result<(&'a str, &'a DatasetS
 /// The data set, where its folder has a dataset.json; else the model's says what the scans are.
 pub fn dataset(site: &Site, task: &Task) -> Result<Option<RawDataset>, Failure> {
     let (_, settings) = settings(site, task)?;
-    let described = settings.path.join("dataset.json").exists();
-    described.then(|| site.dataset(task)).transpose()
+    settings.described().then(|| site.dataset(task)).transpose()
 }
 
 fn read_document(file: &Path) -> Result<DatasetJson, Failure> {

@@ -93,6 +93,12 @@ compare-federated data work rounds="20" iterations="10": setup setup-oracle buil
 study data work *arguments: setup setup-oracle build
     .tools/oracle/bin/python tests/oracle/study.py {{ data }} {{ work }} target/release/rounds {{ arguments }}
 
+# Train five sites, one of which sends poisoned weights, by each average; held-out Dice. Hours on two cores
+poisoned data rounds="20" iterations="10": setup
+    cargo build --release --workspace
+    ROUNDS_POISONED_DATA={{ data }} ROUNDS_POISONED_ROUNDS={{ rounds }} ROUNDS_POISONED_ITERATIONS={{ iterations }} \
+        cargo test --release --workspace --test system -- --ignored --nocapture one_poisoned_site_of_five
+
 # Measure resampling and cropping alone
 bench-code: setup
     cargo bench --profile release -p nnunet

@@ -134,10 +134,13 @@ pub enum TaskInput {
         /// The learning rate's horizon, in epochs.
         total_epochs: u32,
     },
-    /// average pass 0: FedAvg of a round.
+    /// average pass 0: the average of a round, by the job's algorithm.
     Average {
         /// The updates to average, in site order.
         updates: Vec<Update>,
+        /// What the round started from, where the job bounds how far an update may lie from it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base: Option<Base>,
     },
     /// average pass 1: the results folder.
     Results {
@@ -227,6 +230,18 @@ impl Weights {
             Weights::Average { artifact } => &artifact.digest,
         }
     }
+}
+
+/// What a round started from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    /// What was planned from: drawn weights are made again from the plans.
+    pub pooled: Pooled,
+    /// The digest every site's plans had.
+    pub plans_digest: String,
+    /// The weights: an average, or those of a checkpoint as a site sent them; else drawn.
+    pub weights: Weights,
 }
 
 /// How some of a site's cases were segmented.
@@ -398,6 +413,9 @@ pub enum TaskOutput {
         /// Digest of the checkpoint, plans and dataset.json that the job starts from, where it starts from one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         checkpoint_digest: Option<String>,
+        /// The initial weights, of a job that starts from a checkpoint and bounds how far updates may lie from it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weights: Option<ArtifactRef>,
         /// Training cases of the job's fold.
         training_cases: u32,
         /// Validation cases of the job's fold.
@@ -432,6 +450,9 @@ pub enum TaskOutput {
     Averaged {
         /// The new global weights.
         global: ArtifactRef,
+        /// The updates that were scaled down, in site order, where the job bounds them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        bounded: Vec<Bounded>,
     },
     /// average pass 1.
     Results {
@@ -472,6 +493,18 @@ pub enum TaskOutput {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pictures: Vec<Picture>,
     },
+}
+
+/// An update that lay too far from where its round started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bounded {
+    /// The site.
+    pub site: String,
+    /// How far it lay (L2).
+    pub norm: f64,
+    /// How far it counted.
+    pub bound: f64,
 }
 
 /// A segmentation over its scan.

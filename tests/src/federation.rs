@@ -65,6 +65,7 @@ impl Dataset<'_> {
 pub struct Federation {
     processes: BTreeMap<String, RoundsProcess>,
     lines: BTreeMap<String, Proxy>,
+    phases: BTreeMap<String, String>,
     client: Client,
     runtime: Runtime,
     server: Server,
@@ -95,6 +96,7 @@ impl Federation {
         let mut federation = Self {
             processes: BTreeMap::new(),
             lines: BTreeMap::new(),
+            phases: BTreeMap::new(),
             client: Client::new(connection),
             runtime,
             server,
@@ -186,7 +188,11 @@ impl Federation {
         } else {
             "site"
         };
-        let mut process = RoundsProcess::start(&[command.as_ref(), settings.as_os_str()], &log)?;
+        let mut arguments = vec![command.to_owned(), settings.display().to_string()];
+        if let Some(phases) = self.phases.get(name) {
+            arguments.extend(["--phases".to_owned(), phases.clone()]);
+        }
+        let mut process = RoundsProcess::start(&arguments, &log)?;
         process.wait_for("ready", PATIENCE)?;
         self.processes.insert(name.to_owned(), process);
         Ok(())

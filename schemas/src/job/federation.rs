@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Device, InitialCheckpoint, lax};
+use super::{Device, InitialCheckpoint, lax, robust};
 use crate::{Invalid, names};
 
 /// How a job is federated.
@@ -58,6 +58,17 @@ pub struct Federation {
     /// FedProx's mu: how hard a site's weights are held to those that the round started from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fedprox_mu: Option<f64>,
+    /// With algorithm `trimmed-mean`, and then needed: values of each coordinate that are cut at each end.
+    #[serde(
+        deserialize_with = "lax::optional_u32",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 1))]
+    pub trim: Option<u32>,
+    /// How far (L2) an update may lie from where its round started, in medians of all sites' distances. One that lies
+    /// farther is scaled down to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm_bound: Option<f64>,
     /// Sites that train-round and infer cannot go on without; the default is all of them.
     #[serde(
         deserialize_with = "lax::optional_u32",
@@ -118,6 +129,8 @@ impl Default for Federation {
             momentum: Momentum::default(),
             algorithm: Algorithm::default(),
             fedprox_mu: None,
+            trim: None,
+            norm_bound: None,
             min_sites: None,
             round_deadline_seconds: None,
             round_seconds: None,
@@ -189,7 +202,7 @@ pub enum Momentum {
 
 /// How sites train and updates are combined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Algorithm {
     /// The weighted mean (McMahan et al. 2017).
     #[default]
@@ -197,10 +210,16 @@ pub enum Algorithm {
     /// The weighted mean of sites that each minimise their loss plus mu / 2 times the squared distance to the
     /// weights that the round started from (Li et al. 2020).
     Fedprox,
+    /// The median of each coordinate (Yin et al. 2018). A site counts once, whatever its cases.
+    Median,
+    /// The mean of each coordinate without the `trim` smallest and largest values (Yin et al. 2018). A site counts
+    /// once, whatever its cases.
+    TrimmedMean,
 }
 
 impl Federation {
-    pub(super) fn check(&self) -> Result<(), Invalid> {
+    /// `sites`: how many take part.
+    pub(super) fn check(&self, sites: usize) -> Result<(), Invalid> {
         if let Some(name) = &self.name {
             names::check_token("federation.name", name)?;
         }
@@ -252,11 +271,12 @@ impl Federation {
             (Algorithm::Fedprox, Some(mu)) if !(mu > 0.0 && mu.is_finite()) => {
                 return Err(Invalid::new(path, format!("{mu}: expected a number above 0")));
             }
-            (Algorithm::Fedavg, Some(_)) => {
+            (Algorithm::Fedprox, Some(_)) | (_, None) => {}
+            (_, Some(_)) => {
                 return Err(Invalid::new(path, "given, but the algorithm is not fedprox"));
             }
-            _ => {}
         }
+        robust::check(self, sites)?;
         for site in self.site_devices.keys() {
             names::check_site(&format!("federation.site_devices.{site}"), site)?;
         }

@@ -8,6 +8,7 @@ mod inference;
 mod initial_checkpoint;
 pub mod lax;
 mod named_model;
+mod robust;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -310,7 +311,7 @@ impl JobMessage {
         if let Some(model) = self.model() {
             model.check()?;
         }
-        self.federation.check()
+        self.federation.check(self.datasets.len())
     }
 
     /// The trained model that the job names: to segment with, or to start from.

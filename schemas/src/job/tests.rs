@@ -19,6 +19,11 @@ fn with(mut payload: Value, field: &str, value: Value) -> Value {
     json!({ "datasets": ["a", "b"], "payload": payload })
 }
 
+/// A message of five sites.
+fn of_five(federation: Value) -> Value {
+    json!({ "datasets": ["a", "b", "c", "d", "e"], "payload": training(), "federation": federation })
+}
+
 fn parse(message: &Value) -> Result<JobMessage, Invalid> {
     JobMessage::parse(message.to_string().as_bytes(), None)
 }
@@ -111,10 +116,36 @@ fn numbers_are_lax(#[case] value: Value, #[case] expected: u32) {
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "algorithm": "fedprox", "fedprox_mu": 0 } }), "federation.fedprox_mu")]
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "fedprox_mu": 0.1 } }), "federation.fedprox_mu")]
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "momentum": "mean" } }), "federation.momentum")]
+#[case(of_five(json!({ "algorithm": "mean" })), "federation.algorithm")]
+#[case(of_five(json!({ "algorithm": "median", "min_sites": 2 })), "federation.algorithm")]
+#[case(of_five(json!({ "algorithm": "median", "momentum": "average" })), "federation.momentum")]
+#[case(of_five(json!({ "algorithm": "median", "fedprox_mu": 0.1 })), "federation.fedprox_mu")]
+#[case(of_five(json!({ "algorithm": "median", "norm_bound": 2 })), "federation.norm_bound")]
+#[case(of_five(json!({ "algorithm": "trimmed-mean" })), "federation.trim")]
+#[case(of_five(json!({ "algorithm": "trimmed-mean", "trim": 0 })), "federation.trim")]
+#[case(of_five(json!({ "algorithm": "trimmed-mean", "trim": 3 })), "federation.trim")]
+#[case(of_five(json!({ "algorithm": "trimmed-mean", "trim": 2, "min_sites": 4 })), "federation.trim")]
+#[case(of_five(json!({ "algorithm": "trimmed-mean", "trim": 1, "momentum": "average" })), "federation.momentum")]
+#[case(of_five(json!({ "trim": 1 })), "federation.trim")]
+#[case(of_five(json!({ "norm_bound": 0 })), "federation.norm_bound")]
+#[case(of_five(json!({ "norm_bound": 2, "min_sites": 2 })), "federation.norm_bound")]
+#[case(of_five(json!({ "norm_bound": 2, "momentum": "average" })), "federation.momentum")]
 #[case(training(), "datasets")]
 fn a_refusal_names_the_field(#[case] message: Value, #[case] field: &str) {
     let error = parse(&message).unwrap_err();
     assert_eq!(error.path, field, "{error}");
+}
+
+#[rstest]
+#[case(json!({ "algorithm": "median" }))]
+#[case(json!({ "algorithm": "trimmed-mean", "trim": "2" }))]
+#[case(json!({ "algorithm": "trimmed-mean", "trim": 1, "min_sites": 3, "momentum": "reset" }))]
+#[case(json!({ "norm_bound": 1.5 }))]
+#[case(json!({ "algorithm": "fedprox", "fedprox_mu": 0.01, "norm_bound": 1, "min_sites": 3 }))]
+fn robust_averages_are_taken(#[case] federation: Value) {
+    let message = parse(&of_five(federation)).unwrap();
+    let written = serde_json::to_vec(&message).unwrap();
+    assert_eq!(JobMessage::parse(&written, None).unwrap(), message);
 }
 
 #[test]

@@ -3,6 +3,12 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use pipeline::{
+    connection::Connection,
+    metrics::Metrics,
+    worker::{Phase, Worker, WorkerSettings},
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{Federation, PATIENCE};
 use crate::proxy::Proxy;
@@ -27,6 +33,26 @@ impl Federation {
         let process = self.processes.get_mut(name).context("no such process")?;
         process.kill();
         self.run(name)
+    }
+
+    /// Kills a site, and starts it with workers for these phases only, as `--phases` takes them.
+    pub fn restart_for(&mut self, name: &str, phases: &str) -> Result<()> {
+        self.phases.insert(name.to_owned(), phases.to_owned());
+        self.kill(name)
+    }
+
+    /// Runs a worker of the test's own, in place of a site's, until `stop`.
+    pub fn impostor<P: Phase>(&self, site: &str, phase: P, stop: &CancellationToken) -> Result<()> {
+        let (access, metrics) = (self.server.access(), Metrics::new());
+        let opening = Connection::open(&access, site, PATIENCE, &metrics);
+        let connection = self.runtime.block_on(opening)?;
+        let settings = WorkerSettings {
+            algorithm: nnunet::ALGORITHM_VERSION,
+            ..WorkerSettings::new(site, env!("CARGO_PKG_VERSION"), self.folder().join("impostor"))
+        };
+        let worker = Worker::new(connection, phase, settings, metrics);
+        self.runtime.spawn(worker.run(stop.clone()));
+        Ok(())
     }
 
     /// Kills several processes at once, and starts them again.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use nnunet::{
-    average::{Contribution, average},
+    average::{Contribution, Rule, average},
     checkpoint::{
         Checkpoint, InitArgs, LoggedEpoch, Logging, OptimiserGroup, PthFile,
         results::{CHECKPOINT_FINAL, ResultsFolder},
@@ -270,7 +270,13 @@ fn checkpoints_predictions_scores_and_averages_are_pythons() {
             }
         })
         .collect();
-    average(&contributions, &work.join("average.safetensors"), &Unobserved).unwrap();
+    average(
+        &contributions,
+        &Rule::Mean,
+        &work.join("average.safetensors"),
+        &Unobserved,
+    )
+    .unwrap();
 
     let output = tests::oracle::run("model.py", &[work]).unwrap();
     let result: Value = output

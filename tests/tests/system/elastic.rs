@@ -130,7 +130,7 @@ fn a_round_goes_on_without_a_site_that_sleeps(federation: &Federation) {
                 (Phase::TrainRound, 0) => federation.signal("gamma", libc::SIGSTOP).unwrap(),
                 (Phase::Average, 0) => {
                     assert_eq!(release.without, ["gamma"]);
-                    let TaskInput::Average { updates } = &release.work[0].input else {
+                    let TaskInput::Average { updates, .. } = &release.work[0].input else {
                         panic!("{release:?}");
                     };
                     let averaged: Vec<&str> = updates.iter().map(|update| &*update.site).collect();
@@ -173,7 +173,7 @@ fn a_round_of_limited_time_counts_iterations(federation: &Federation) {
                 }
             }
             Watched::Event(Event::Released(release)) => {
-                if let TaskInput::Average { updates } = &release.work[0].input {
+                if let TaskInput::Average { updates, .. } = &release.work[0].input {
                     weights.extend(updates.iter().map(|update| (update.site.clone(), update.weight)));
                 }
             }

@@ -14,6 +14,7 @@ mod killed;
 mod measured;
 mod overhead;
 mod plain_client;
+mod poisoned;
 mod predict_with_python;
 mod refused;
 mod scored;

@@ -9,7 +9,7 @@ use std::{
 
 use futures::StreamExt;
 use nnunet::{
-    average::{Contribution, average},
+    average::{Contribution, Rule, average},
     checkpoint::safetensors,
     network::{StateDict, Tensor32},
     progress::Unobserved,
@@ -121,13 +121,14 @@ impl Stub {
                 plans_digest: digest("plans"),
                 weights_digest: digest("weights"),
                 checkpoint_digest: None,
+                weights: None,
                 training_cases: 2,
                 validation_cases: 1,
                 survey: None,
             },
             TaskInput::Preprocess { .. } => TaskOutput::Preprocessed { made: 2, cached: 0 },
             TaskInput::TrainRound { base, .. } => self.train(task, context, base)?,
-            TaskInput::Average { updates } => {
+            TaskInput::Average { updates, .. } => {
                 let folder = tempfile::tempdir_in(&self.scratch).map_err(failed)?;
                 let mut contributions = Vec::new();
                 for update in updates {
@@ -140,9 +141,10 @@ impl Stub {
                     });
                 }
                 let output = folder.path().join("average");
-                average(&contributions, &output, &Unobserved).map_err(failed)?;
+                average(&contributions, &Rule::Mean, &output, &Unobserved).map_err(failed)?;
                 TaskOutput::Averaged {
                     global: context.upload_file(&output)?,
+                    bounded: Vec::new(),
                 }
             }
             TaskInput::Results { .. } => TaskOutput::Results {

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    average::{Contribution, average},
+    average::{Contribution, Rule, average},
     network::{Layout, Tensor32, initial_weights},
     progress::Unobserved,
     train::optimiser::memory_name,
@@ -233,7 +233,7 @@ fn momentum_is_averaged_with_the_weights_and_missing_momentum_is_zero() {
         }
     });
     let output = folder.path().join("average");
-    average(&contributions, &output, &Unobserved).unwrap();
+    average(&contributions, &Rule::Mean, &output, &Unobserved).unwrap();
     let bytes = std::fs::read(&output).unwrap();
     let averaged = Update::from_bytes(&bytes, "test", &layout).unwrap();
     assert_eq!(averaged.weights, constant(3.5, &[], &plain));
@@ -252,7 +252,7 @@ fn momentum_is_averaged_with_the_weights_and_missing_momentum_is_zero() {
         .unwrap();
     let bytes = stray.into_bytes().unwrap();
     std::fs::write(folder.path().join("b"), bytes).unwrap();
-    let error = average(&contributions, &output, &Unobserved)
+    let error = average(&contributions, &Rule::Mean, &output, &Unobserved)
         .unwrap_err()
         .to_string();
     assert_eq!(
@@ -280,7 +280,7 @@ fn averaging_weighs_and_names_the_culprit() {
             weight,
         }
     };
-    let run = |contributions: &[Contribution]| average(contributions, &output, &Unobserved);
+    let run = |contributions: &[Contribution]| average(contributions, &Rule::Mean, &output, &Unobserved);
     let a = contribution("a", 1, &state([1.0, 2.0, 3.0]));
     let b = contribution("b", 3, &state([5.0, 2.0, 4.0]));
     let digest = run(&[b.clone(), a.clone()]).unwrap();

@@ -1,7 +1,7 @@
 //! What is odd about a site beside the others.
 //!
-//! Each site is compared with the median of the others, so that one odd site does not hide itself. The bounds are wide:
-//! what they let through may be odd still, and what they name is worth a look, not wrong.
+//! Each site is compared with the median of all, which one odd site of three or more does not move; one of two with the
+//! other. The bounds are wide: what they let through may be odd still, and what they name is worth a look, not wrong.
 
 use schemas::survey::{ClassSurvey, DataSurvey};
 
@@ -17,7 +17,7 @@ const VOLUME: f64 = 3.0;
 /// standard deviations of the intensity.
 const SWAP: f64 = 1.0;
 
-/// What the others have, in the middle.
+/// What the sites have, in the middle.
 struct Others {
     spacing: [f64; 3],
     /// Mean and deviation, by channel; none where nobody has foreground.
@@ -32,11 +32,11 @@ pub fn oddities(sites: &[(String, DataSurvey)], name: &dyn Fn(u16) -> String) ->
         let others: Vec<&DataSurvey> = sites
             .iter()
             .enumerate()
-            .filter(|(other, _)| *other != place)
+            .filter(|(other, _)| sites.len() > 2 || *other != place)
             .map(|(_, (_, survey))| survey)
             .collect();
-        if others.is_empty() {
-            continue;
+        if sites.len() < 2 {
+            break;
         }
         let others = middle(&others, own);
         let mut say = |what: String| found.push((site.clone(), what));

@@ -94,13 +94,13 @@ impl Archive {
         self.job(&artifact.job).join("artifacts").join(&artifact.digest)
     }
 
-    fn kept_update(&self, update: &ArtifactRef) -> PathBuf {
-        self.job(&update.job).join("updates").join(&update.digest)
+    fn kept_update(&self, job: &str, digest: &str) -> PathBuf {
+        self.job(job).join("updates").join(digest)
     }
 
-    /// Keeps an update that is being averaged, where updates are kept. `file` holds its bytes.
-    pub(crate) fn keep_update(&self, update: &ArtifactRef, file: &Path) -> Result<(), Error> {
-        let kept = self.kept_update(update);
+    /// Keeps what goes into an average, where updates are kept. `file` holds its bytes.
+    pub(crate) fn keep_update(&self, job: &str, digest: &str, file: &Path) -> Result<(), Error> {
+        let kept = self.kept_update(job, digest);
         if !self.updates || kept.is_file() {
             return Ok(());
         }

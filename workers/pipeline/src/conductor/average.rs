@@ -17,7 +17,7 @@ use super::{
 
 /// Then the next round, or the scoring of the last average.
 pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
-    let TaskOutput::Averaged { global } = job.single(outputs)? else {
+    let TaskOutput::Averaged { global, .. } = job.single(outputs)? else {
         return Err(job.unknown_step());
     };
     let base = Weights::Average {
@@ -36,7 +36,7 @@ pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> 
 pub(super) fn global(record: &Record, round: u32) -> Option<ArtifactRef> {
     let outputs = record.outputs_of(step(round));
     match &outputs.first()?.1[..] {
-        [TaskOutput::Averaged { global }] => Some(global.clone()),
+        [TaskOutput::Averaged { global, .. }] => Some(global.clone()),
         _ => None,
     }
 }
@@ -47,7 +47,7 @@ pub(super) fn updates(record: &Record, round: u32) -> Vec<(String, String)> {
         .release(step(round))
         .and_then(|release| release.work.first());
     match input.map(|work| &work.input) {
-        Some(TaskInput::Average { updates }) => updates
+        Some(TaskInput::Average { updates, .. }) => updates
             .iter()
             .map(|update| (update.site.clone(), update.artifact.digest.clone()))
             .collect(),

@@ -52,15 +52,31 @@ fn content(record: &Record, release: &Release, work: &SiteWork, output: &TaskOut
         (
             I::PlanVerify { .. },
             O::Plans {
-                checkpoint_digest, ..
+                checkpoint_digest,
+                weights,
+                weights_digest,
+                ..
             },
-        ) => match (starts_from_checkpoint(record), checkpoint_digest) {
-            (true, None) => Err("checkpoint_digest is missing".to_owned()),
-            (false, Some(_)) => {
-                Err("checkpoint_digest is given, but the job starts from no checkpoint".to_owned())
+        ) => {
+            match (starts_from_checkpoint(record), checkpoint_digest) {
+                (true, None) => return Err("checkpoint_digest is missing".to_owned()),
+                (false, Some(_)) => {
+                    let reason = "checkpoint_digest is given, but the job starts from no checkpoint";
+                    return Err(reason.to_owned());
+                }
+                _ => {}
             }
-            _ => Ok(()),
-        },
+            match (wants_checkpoint_weights(record), weights) {
+                (true, Some(weights)) if weights.digest != *weights_digest => Err(format!(
+                    "weights.digest is {}: expected weights_digest, {weights_digest}",
+                    weights.digest
+                )),
+                (true, Some(weights)) => artifact("weights", weights),
+                (true, None) => Err("weights are missing".to_owned()),
+                (false, Some(_)) => Err("weights are given, but the job asks for none".to_owned()),
+                (false, None) => Ok(()),
+            }
+        }
         (I::Preprocess { .. }, O::Preprocessed { .. }) => Ok(()),
         (
             I::TrainRound { .. },
@@ -96,7 +112,7 @@ fn content(record: &Record, release: &Release, work: &SiteWork, output: &TaskOut
                 _ => Ok(()),
             }
         }
-        (I::Average { .. }, O::Averaged { global }) => artifact("global", global),
+        (I::Average { .. }, O::Averaged { global, .. }) => artifact("global", global),
         (I::Results { .. }, O::Results { archive }) => artifact("archive", archive),
         (I::Validate { .. }, O::Validated { scores }) => artifact("scores", scores),
         (I::InspectModel {}, O::Model { .. }) => Ok(()),
@@ -163,6 +179,13 @@ fn check_validation(validation: &Validation) -> Result<(), String> {
 fn starts_from_checkpoint(record: &Record) -> bool {
     let accepted = record.accepted.as_ref();
     accepted.is_some_and(|accepted| accepted.message.federation.initial_checkpoint.is_some())
+}
+
+/// Whether an average has to know the weights of the checkpoint that the job starts from.
+fn wants_checkpoint_weights(record: &Record) -> bool {
+    let accepted = record.accepted.as_ref();
+    starts_from_checkpoint(record)
+        && accepted.is_some_and(|accepted| accepted.message.federation.norm_bound.is_some())
 }
 
 fn evaluates(record: &Record) -> bool {

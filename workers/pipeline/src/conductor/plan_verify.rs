@@ -3,7 +3,7 @@
 use schemas::{
     event::{Event, Release},
     names::Phase,
-    task::{Failure, Pooled, TaskInput, TaskOutput},
+    task::{ArtifactRef, Failure, Pooled, TaskInput, TaskOutput},
 };
 use serde_json::Value;
 
@@ -29,6 +29,8 @@ pub(super) struct SitePlans {
     pub validation_cases: u32,
     /// Its plans, without dataset_name and image_reader_writer.
     pub plans: Value,
+    /// Its initial weights, where the job asks for them.
+    pub weights: Option<ArtifactRef>,
     checkpoint_digest: Option<String>,
 }
 
@@ -85,6 +87,7 @@ fn read(outputs: &Outputs) -> Vec<SitePlans> {
                 plans_digest,
                 weights_digest,
                 checkpoint_digest,
+                weights,
                 training_cases,
                 validation_cases,
                 ..
@@ -96,6 +99,7 @@ fn read(outputs: &Outputs) -> Vec<SitePlans> {
             training_cases: *training_cases,
             validation_cases: *validation_cases,
             plans: plans.clone(),
+            weights: weights.clone(),
             checkpoint_digest: checkpoint_digest.clone(),
         }),
         _ => None,

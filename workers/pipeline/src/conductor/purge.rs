@@ -133,7 +133,7 @@ fn update_artifacts(record: &Record, round: u32) -> Vec<ArtifactRef> {
     };
     let release = record.release(step).and_then(|release| release.work.first());
     match release.map(|work| &work.input) {
-        Some(TaskInput::Average { updates }) => {
+        Some(TaskInput::Average { updates, .. }) => {
             updates.iter().map(|update| update.artifact.clone()).collect()
         }
         _ => Vec::new(),

@@ -4,7 +4,7 @@ use schemas::{
     event::Event,
     job::{Momentum, Weighting},
     names::Phase,
-    task::{Failure, TaskInput, TaskOutput, Update, Weights},
+    task::{Base, Failure, TaskInput, TaskOutput, Update, Weights},
 };
 
 use super::{
@@ -73,6 +73,36 @@ fn at_sites(
     }))
 }
 
+/// What the round started from.
+fn base(job: &Job<'_>) -> Result<Base, Failure> {
+    let release = job
+        .record
+        .release(job.step)
+        .and_then(|release| release.work.first());
+    match release.map(|work| &work.input) {
+        Some(TaskInput::TrainRound {
+            pooled,
+            plans_digest,
+            base,
+            ..
+        }) => {
+            let sent = plan_verify::sites(job.record)
+                .into_iter()
+                .find_map(|site| site.weights);
+            let weights = match (base, sent) {
+                (Weights::Initial { .. }, Some(artifact)) => Weights::Average { artifact },
+                _ => base.clone(),
+            };
+            Ok(Base {
+                pooled: pooled.clone(),
+                plans_digest: plans_digest.clone(),
+                weights,
+            })
+        }
+        _ => Err(job.unknown_step()),
+    }
+}
+
 /// After pass 0: the average of the round, in site order.
 pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
     let plans = plan_verify::sites(job.record);
@@ -118,5 +148,9 @@ pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> 
         phase: Phase::Average,
         ..job.step
     };
-    Ok(job.at_orchestrator(step, TaskInput::Average { updates }))
+    let base = match federation.norm_bound {
+        Some(_) => Some(base(job)?),
+        None => None,
+    };
+    Ok(job.at_orchestrator(step, TaskInput::Average { updates, base }))
 }

@@ -184,9 +184,14 @@ impl TaskContext {
     /// Fetches a site's update, as [`TaskContext::download_file`]. The archive keeps it, where it keeps updates.
     pub fn download_update(&self, artifact: &ArtifactRef, path: &Path) -> Result<(), Failure> {
         self.download_file(artifact, path)?;
+        self.keep_weights(&artifact.digest, path)
+    }
+
+    /// Has the archive keep weights that went into an average, where it keeps updates.
+    pub fn keep_weights(&self, digest: &str, path: &Path) -> Result<(), Failure> {
         match &self.archive {
             Some(archive) => archive
-                .keep_update(artifact, path)
+                .keep_update(&self.key.job, digest, path)
                 .map_err(|error| failure(&error)),
             None => Ok(()),
         }

@@ -135,17 +135,19 @@ pub fn output(
         },
         TaskInput::PlanVerify { pooled } => {
             let plans = json!({"configurations": {"3d_fullres": {"batch_size": 2}}});
+            let federation = &task.job.message.federation;
             TaskOutput::Plans {
                 plans_digest: schemas::sha256(format!("{plans}{}", pooled.fingerprint.digest).as_bytes()),
                 plans,
                 weights_digest: schemas::sha256(b"weights"),
-                checkpoint_digest: task
-                    .job
-                    .message
-                    .federation
+                checkpoint_digest: federation
                     .initial_checkpoint
                     .as_ref()
                     .map(|_| schemas::sha256(b"checkpoint")),
+                weights: match (&federation.initial_checkpoint, federation.norm_bound) {
+                    (Some(_), Some(_)) => Some(store(b"weights".to_vec())?),
+                    _ => None,
+                },
                 training_cases: cases(&key.site),
                 validation_cases: 1,
                 survey: None,
@@ -186,6 +188,7 @@ pub fn output(
         }
         TaskInput::Average { .. } => TaskOutput::Averaged {
             global: artifact("global")?,
+            bounded: Vec::new(),
         },
         TaskInput::Results { .. } => TaskOutput::Results {
             archive: artifact("results")?,

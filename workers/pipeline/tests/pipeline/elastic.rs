@@ -56,7 +56,7 @@ fn averaged(releases: &[Release], round: u32) -> Vec<&str> {
         .iter()
         .find(|release| (release.phase, release.round, release.pass) == (names::Phase::Average, round, 0));
     match &average.unwrap().work[0].input {
-        TaskInput::Average { updates } => updates.iter().map(|update| &*update.site).collect(),
+        TaskInput::Average { updates, .. } => updates.iter().map(|update| &*update.site).collect(),
         other => panic!("{other:?}"),
     }
 }

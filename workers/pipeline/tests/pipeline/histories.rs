@@ -178,7 +178,7 @@ fn check(accepted: &Accepted, world: &World, seed: u64) {
     );
     let least = accepted.message.federation.min_sites;
     for release in &world.record.releases {
-        let TaskInput::Average { updates } = &release.work[0].input else {
+        let TaskInput::Average { updates, .. } = &release.work[0].input else {
             continue;
         };
         let trained = Step {

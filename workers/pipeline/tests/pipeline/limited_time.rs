@@ -46,7 +46,7 @@ fn in_a_round_of_limited_time_a_site_counts_by_its_iterations() {
             Event::Released(release) if release.phase == Phase::Average => Some(release),
             _ => None,
         });
-        let TaskInput::Average { updates } = &average.unwrap().work[0].input else {
+        let TaskInput::Average { updates, .. } = &average.unwrap().work[0].input else {
             panic!();
         };
         updates.iter().map(|update| update.weight).collect::<Vec<_>>()

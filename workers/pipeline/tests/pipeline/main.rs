@@ -9,6 +9,7 @@ mod histories;
 mod jobs;
 mod limited_time;
 mod model;
+mod robust;
 mod server;
 mod signed;
 mod streams;

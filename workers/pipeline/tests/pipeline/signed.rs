@@ -4,17 +4,18 @@ use std::{path::Path, sync::Arc};
 
 use nkeys::KeyPair;
 use pipeline::{
+    archive::Archive,
     client::{Client, State, Verdict},
     conductor::Conductor,
     metrics::Metrics,
     signing::{self, Identity, RosterFile, Signer},
     streams, tail,
-    worker::{Phase, Worker},
+    worker::{self, Worker},
 };
 use schemas::{
     event::Event,
     job::JobMessage,
-    names::ORCHESTRATOR,
+    names::{ORCHESTRATOR, Phase},
     roster::{Keys, Roster},
     task::{Outcome, TaskResult},
 };
@@ -27,6 +28,7 @@ use crate::{
 
 struct Federation {
     private: Private,
+    archive: Archive,
     roster: Roster,
     stop: CancellationToken,
     metrics: Metrics,
@@ -66,7 +68,9 @@ impl Federation {
         };
         let file = private.folder.path().join("roster.json");
         write(&file, &roster);
+        let archive = Archive::open(private.folder.path().join("archive")).unwrap();
         let federation = Self {
+            archive,
             orchestrator: Identity {
                 signer: Some(orchestrator),
                 roster: Some(RosterFile::open(&file).unwrap()),
@@ -79,6 +83,7 @@ impl Federation {
         let check = Arc::new(|_: &JobMessage| Ok(Vec::new()));
         let connection = federation.private.connection.clone();
         let conductor = Conductor::new(connection, canned::VERSION, check, federation.metrics.clone())
+            .with_archive(federation.archive.clone())
             .with_identity(federation.orchestrator.clone());
         tokio::spawn(conductor.run(federation.stop.clone()));
         let identity = &federation.orchestrator;
@@ -87,7 +92,7 @@ impl Federation {
         federation
     }
 
-    fn work<P: Phase>(&self, site: &str, phase: P, identity: &Identity, stop: &CancellationToken) {
+    fn work<P: worker::Phase>(&self, site: &str, phase: P, identity: &Identity, stop: &CancellationToken) {
         let mut settings = jobs::settings(site, self.private.folder.path());
         settings.identity = identity.clone();
         let connection = self.private.connection.clone();
@@ -170,4 +175,36 @@ async fn only_what_is_signed_counts() {
         signing::check_result(&federation.roster, &result).unwrap();
     }
     federation.stop.cancel();
+
+    // Whoever has the archive and the roster finds the same, and what somebody changes in it.
+    let evidence = |job: &str| federation.archive.evidence(job, &federation.roster).unwrap();
+    assert_eq!(evidence("forged").refused.len(), 3);
+    let honest = evidence("signed");
+    assert!(honest.refused.is_empty() && honest.signed > 10);
+    assert_eq!(honest.check_releases(), Ok(snapshot.record.releases.len()));
+    let file = federation
+        .private
+        .folder
+        .path()
+        .join("archive/signed/messages.jsonl");
+    let text = std::fs::read_to_string(&file).unwrap();
+    // A conductor that counts a site otherwise than its cases say, and one that leaves a site out.
+    let weight = format!("\\\"weight\\\":{}", canned::cases("a"));
+    for (from, to) in [
+        (&*weight, "\\\"weight\\\":99"),
+        (
+            "{\\\"site\\\":\\\"b\\\",\\\"artifact\\\"",
+            "{\\\"site\\\":\\\"c\\\",\\\"artifact\\\"",
+        ),
+    ] {
+        assert!(text.contains(from), "{from} in {text}");
+        std::fs::write(&file, text.replace(from, to)).unwrap();
+        let step = evidence("signed").check_releases().unwrap_err();
+        assert_eq!((step.phase, step.round, step.pass), (Phase::Average, 0, 0));
+    }
+    // A result that is not what its site signed.
+    let (from, to) = ("\\\"training_cases\\\":", "\\\"training_cases\\\":1");
+    assert!(text.contains(from), "{text}");
+    std::fs::write(&file, text.replace(from, to)).unwrap();
+    assert_eq!(evidence("signed").refused.len(), 2);
 }

@@ -75,6 +75,14 @@ impl Show {
                             let site = &result.key.site;
                             lines.push(format!("    {site}: train_loss {:.4}", last.train_loss));
                         }
+                        if let TaskOutput::Averaged { bounded, .. } = output {
+                            lines.extend(bounded.iter().map(|far| {
+                                format!(
+                                    "    {}: its update of length {:.4} counted with {:.4}",
+                                    far.site, far.norm, far.bound
+                                )
+                            }));
+                        }
                     }
                     Outcome::Failed { failure } => lines.push(format!(
                         "    {} attempt {} failed: {}: {}{}",

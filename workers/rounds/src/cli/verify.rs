@@ -26,7 +26,11 @@ use schemas::{
     task::{self, ArtifactRef, TaskInput, TaskOutput},
 };
 
-use crate::phases::model::{model_folder, unpack};
+use crate::phases::{
+    average::rule,
+    failure,
+    model::{model_folder, unpack},
+};
 
 /// Check a job by its members' signatures alone
 ///
@@ -64,7 +68,7 @@ impl Verify {
                 bail!("{step}: the orchestrator's decision does not follow from the results before it")
             }
         }
-        let again = averages(&archive, &evidence)?;
+        let again = averages(&archive, &evidence, accepted)?;
         checkpoint(&archive, &evidence, accepted)?;
         ensure!(
             again,
@@ -112,32 +116,20 @@ fn results(evidence: &Evidence) -> anyhow::Result<()> {
 }
 
 /// Averages every round's updates again. False where the archive lacks some.
-fn averages(archive: &Archive, evidence: &Evidence) -> anyhow::Result<bool> {
+fn averages(archive: &Archive, evidence: &Evidence, accepted: &Accepted) -> anyhow::Result<bool> {
     let (mut again, mut missing) = (0, Vec::new());
     let temporary = tempfile::tempdir()?;
-    for release in &evidence.record.releases {
-        let Some((updates, global)) = averaged(evidence, release) else {
-            continue;
-        };
-        let contributions: Option<Vec<Contribution>> = updates
-            .iter()
-            .map(|update| contribution(archive, update))
-            .collect();
-        let Some(contributions) = contributions else {
-            missing.push(release.round);
-            continue;
-        };
-        for (update, contribution) in updates.iter().zip(&contributions) {
-            must_be(&update.artifact, &contribution.weights, &update.site)?;
+    let output = temporary.path().join("average.safetensors");
+    for average in evidence
+        .record
+        .releases
+        .iter()
+        .filter_map(|release| Averaged::of(evidence, release))
+    {
+        match average.again(archive, accepted, &output)? {
+            true => again += 1,
+            false => missing.push(average.round),
         }
-        let output = temporary.path().join("average.safetensors");
-        average(&contributions, &output, &Unobserved)?;
-        must_be(
-            &global,
-            &output,
-            &format!("the average of round {}", release.round),
-        )?;
-        again += 1;
     }
     println!("averages    {again} made again from the signed updates, to the same bytes");
     if !missing.is_empty() {
@@ -149,32 +141,77 @@ fn averages(archive: &Archive, evidence: &Evidence) -> anyhow::Result<bool> {
     Ok(missing.is_empty())
 }
 
-/// What went into the average that a release asks for, and what came out.
-fn averaged<'a>(evidence: &'a Evidence, release: &'a Release) -> Option<(&'a [task::Update], ArtifactRef)> {
-    let work = release.work.first().filter(|_| release.phase == Phase::Average)?;
-    let TaskInput::Average { updates, .. } = &work.input else {
-        return None;
-    };
-    match evidence.record.shard(release, ORCHESTRATOR, 0) {
-        ShardState::Done(TaskOutput::Averaged { global }) => Some((updates, global.clone())),
-        _ => None,
+/// What went into an average, and what came out.
+struct Averaged<'a> {
+    round: u32,
+    updates: &'a [task::Update],
+    base: Option<&'a task::Base>,
+    global: &'a ArtifactRef,
+}
+
+impl<'a> Averaged<'a> {
+    fn of(evidence: &'a Evidence, release: &'a Release) -> Option<Self> {
+        let work = release.work.first().filter(|_| release.phase == Phase::Average)?;
+        let TaskInput::Average { updates, base, .. } = &work.input else {
+            return None;
+        };
+        match evidence.record.shard(release, ORCHESTRATOR, 0) {
+            ShardState::Done(TaskOutput::Averaged { global, .. }) => Some(Self {
+                round: release.round,
+                updates,
+                base: base.as_ref(),
+                global,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Makes it again in a file. False where the archive lacks an update.
+    fn again(&self, archive: &Archive, accepted: &Accepted, output: &Path) -> anyhow::Result<bool> {
+        let kept = |digest: &str| archive.find(&accepted.job, digest);
+        let mut contributions = Vec::new();
+        for update in self.updates {
+            let Some(weights) = kept(&update.artifact.digest) else {
+                return Ok(false);
+            };
+            must_be(
+                &update.artifact.digest,
+                &weights,
+                &format!("the update of {}", update.site),
+            )?;
+            contributions.push(Contribution {
+                site: update.site.clone(),
+                weights,
+                weight: update.weight,
+            });
+        }
+        let started = self.base.map(|base| base.weights.digest());
+        let started = started.map(|digest| (digest, kept(digest)));
+        let base = match started {
+            Some((_, None)) => return Ok(false),
+            Some((digest, Some(file))) => {
+                must_be(digest, &file, "what the round started from")?;
+                Some(file)
+            }
+            None => None,
+        };
+        let base = || base.ok_or_else(|| failure::bug("an average without what its round started from"));
+        let rule = rule(&accepted.message.federation, base).map_err(|failure| anyhow!(failure.message))?;
+        average(&contributions, &rule, output, &Unobserved)?;
+        must_be(
+            &self.global.digest,
+            output,
+            &format!("the average of round {}", self.round),
+        )?;
+        Ok(true)
     }
 }
 
-fn contribution(archive: &Archive, update: &task::Update) -> Option<Contribution> {
-    Some(Contribution {
-        site: update.site.clone(),
-        weights: archive.find(&update.artifact)?,
-        weight: update.weight,
-    })
-}
-
-fn must_be(artifact: &ArtifactRef, file: &Path, what: &str) -> anyhow::Result<()> {
-    let (digest, _) = pipeline::artifacts::digest_file(file)?;
+fn must_be(digest: &str, file: &Path, what: &str) -> anyhow::Result<()> {
+    let (found, _) = pipeline::artifacts::digest_file(file)?;
     ensure!(
-        digest == artifact.digest,
-        "{what}: found digest {digest}, the signed one is {}",
-        artifact.digest
+        found == digest,
+        "{what}: found digest {found}, the signed one is {digest}"
     );
     Ok(())
 }
@@ -188,20 +225,15 @@ fn checkpoint(archive: &Archive, evidence: &Evidence, accepted: &Accepted) -> an
         return Ok(());
     };
     let kept = |artifact: &ArtifactRef, what: &str| {
-        let file = archive
-            .find(artifact)
-            .with_context(|| format!("{what} is not in the archive"))?;
-        must_be(artifact, &file, what)?;
+        let file = archive.find(&accepted.job, &artifact.digest);
+        let file = file.with_context(|| format!("{what} is not in the archive"))?;
+        must_be(&artifact.digest, &file, what)?;
         anyhow::Ok(file)
     };
     let results = finished.results.as_ref().context("the job has no results")?;
-    let last = evidence
-        .record
-        .releases
-        .iter()
-        .rev()
-        .find_map(|release| averaged(evidence, release));
-    let (_, global) = last.context("the job has no average")?;
+    let mut averages = evidence.record.releases.iter().rev();
+    let last = averages.find_map(|release| Averaged::of(evidence, release));
+    let global = last.context("the job has no average")?.global;
     let temporary = tempfile::tempdir()?;
     let unpacked = temporary.path().join("results");
     unpack(&kept(results, "the results folder")?, &unpacked).map_err(|failure| anyhow!(failure.message))?;
@@ -214,7 +246,7 @@ fn checkpoint(archive: &Archive, evidence: &Evidence, accepted: &Accepted) -> an
         dataset_json.channels(),
         dataset_json.segmentation_heads(),
     )?;
-    let average = std::fs::read(kept(&global, "the last average")?)?;
+    let average = std::fs::read(kept(global, "the last average")?)?;
     let average = Update::from_bytes(&average, "the last average", &layout)?;
     let checkpoint = model.checkpoint(training.fold_id, "checkpoint_final.pth")?;
     ensure!(

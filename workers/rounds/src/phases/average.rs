@@ -1,4 +1,6 @@
-//! average: FedAvg of a round, and at the end the results folder that plain nnU-Net loads.
+//! average: the average of a round, and at the end the results folder that plain nnU-Net loads.
+
+mod combine;
 
 use std::{
     fs::File,
@@ -7,7 +9,6 @@ use std::{
 };
 
 use nnunet::{
-    average::{Contribution, average},
     checkpoint::{Checkpoint, InitArgs, LoggedEpoch, Logging, OptimiserGroup, results::ResultsFolder},
     cross_validation::write_scores,
     evaluate::Scores,
@@ -17,22 +18,26 @@ use nnunet::{
 use pipeline::worker::TaskContext;
 use schemas::{
     event::History,
-    task::{self, ArtifactRef, Failure, Pooled, SiteScores, Task, TaskInput, TaskOutput, Weights},
+    task::{ArtifactRef, Failure, Pooled, SiteScores, Task, TaskInput, TaskOutput, Weights},
 };
 use serde_json::Value;
 
 use super::{
-    Watch, document, failure, fetch_json,
+    document, failure, fetch_json,
     planned::{Planned, dataset_name},
     training, unknown_input,
 };
+
+pub use combine::rule;
 
 /// Runs one task. `scratch` is a folder for temporaries.
 pub fn run(scratch: &Path, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
     let folder =
         tempfile::tempdir_in(scratch).map_err(|error| failure::io("a temporary", scratch, &error))?;
     match &task.input {
-        TaskInput::Average { updates } => fedavg(folder.path(), updates, context),
+        TaskInput::Average { updates, base } => {
+            combine::run(folder.path(), task, updates, base.as_ref(), context)
+        }
         TaskInput::Results {
             pooled,
             kept_plans,
@@ -55,27 +60,6 @@ pub fn run(scratch: &Path, task: &Task, context: &TaskContext) -> Result<TaskOut
         }
         _ => Err(unknown_input(task)),
     }
-}
-
-fn fedavg(folder: &Path, updates: &[task::Update], context: &TaskContext) -> Result<TaskOutput, Failure> {
-    let mut contributions = Vec::with_capacity(updates.len());
-    for (index, update) in updates.iter().enumerate() {
-        let weights = folder.join(format!("{index}.safetensors"));
-        context.download_update(&update.artifact, &weights)?;
-        contributions.push(Contribution {
-            site: update.site.clone(),
-            weights,
-            weight: update.weight,
-        });
-    }
-    let output = folder.join("average.safetensors");
-    average(&contributions, &output, &Watch(context)).map_err(|error| match error {
-        nnunet::Error::Invalid { what, reason } => Failure::fatal("bad-update", format!("{what}: {reason}")),
-        other => failure::of_error(other),
-    })?;
-    Ok(TaskOutput::Averaged {
-        global: context.upload_file(&output)?,
-    })
 }
 
 struct Wanted<'a> {

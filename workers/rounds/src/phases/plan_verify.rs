@@ -24,6 +24,15 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     }
     let split = site.split(&dataset, training(task)?.fold_id)?;
     let weights = initial::weights(site, task, context, &planned)?;
+    let bytes = safetensors::to_bytes(&weights);
+    let weights_digest = safetensors::digest(&bytes);
+    let federation = &task.job.message.federation;
+    // The orchestrator draws weights itself, but holds no checkpoint.
+    let sent = if federation.norm_bound.is_some() && federation.initial_checkpoint.is_some() {
+        Some(context.upload(bytes)?)
+    } else {
+        None
+    };
 
     let mut plans = planned.plans.to_value();
     if let Value::Object(fields) = &mut plans {
@@ -41,8 +50,9 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     Ok(TaskOutput::Plans {
         plans,
         plans_digest,
-        weights_digest: safetensors::digest(&safetensors::to_bytes(&weights)),
+        weights_digest,
         checkpoint_digest,
+        weights: sent,
         training_cases: count(split.train.len())?,
         validation_cases: count(split.val.len())?,
         survey,

@@ -193,7 +193,7 @@ fn round(metrics: &Metrics, record: &Record, job: &str, times: &Times) {
         .iter()
         .filter(|release| release.phase == Phase::Average);
     for work in averages.flat_map(|release| &release.work) {
-        let TaskInput::Average { updates } = &work.input else {
+        let TaskInput::Average { updates, .. } = &work.input else {
             continue;
         };
         let all: u64 = updates.iter().map(|update| update.weight).sum();

@@ -257,6 +257,7 @@ mod tests {
                 digest: String::new(),
                 size: 1,
             },
+            bounded: Vec::new(),
         }
     }
 

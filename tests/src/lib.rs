@@ -4,6 +4,7 @@ pub mod federation;
 pub mod hippocampus;
 pub mod parity_table;
 pub mod process;
+pub mod provisioned;
 pub mod proxy;
 pub mod scans;
 

@@ -76,8 +76,13 @@ pub struct RoundsProcess {
 impl RoundsProcess {
     /// Starts the program; what it says goes to the file `log`.
     pub fn start<S: AsRef<OsStr>>(arguments: &[S], log: &Path) -> Result<Self> {
+        Self::of(command(arguments)?, log)
+    }
+
+    /// Starts another program in the same way.
+    pub fn of(mut command: Command, log: &Path) -> Result<Self> {
         let out = File::create(log)?;
-        let child = command(arguments)?
+        let child = command
             .stdout(out.try_clone()?)
             .stderr(out)
             .process_group(0)

@@ -18,3 +18,4 @@ mod poisoned;
 mod predict_with_python;
 mod refused;
 mod scored;
+mod security;

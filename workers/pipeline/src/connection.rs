@@ -104,6 +104,7 @@ pub fn is_loopback(host: &str) -> bool {
 pub struct Connection {
     client: Client,
     jetstream: jetstream::Context,
+    api_prefix: Option<String>,
 }
 
 impl Connection {
@@ -137,7 +138,11 @@ impl Connection {
             None => jetstream::new(client.clone()),
         };
         jetstream.set_timeout(Duration::from_secs(5));
-        Self { client, jetstream }
+        Self {
+            client,
+            jetstream,
+            api_prefix: access.api_prefix.clone(),
+        }
     }
 
     /// The core connection.
@@ -148,6 +153,18 @@ impl Connection {
     /// Its JetStream.
     pub fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
+    }
+
+    /// True where the streams belong to another account, of which [`crate::rights`] says what may be asked: streams and
+    /// consumers are the orchestrator's to make there.
+    pub fn is_guest(&self) -> bool {
+        self.api_prefix.is_some()
+    }
+
+    /// Where direct gets of a stream are asked for.
+    pub(crate) fn direct_get(&self, stream: &str) -> String {
+        let prefix = self.api_prefix.as_deref().unwrap_or("$JS.API");
+        format!("{prefix}.DIRECT.GET.{stream}")
     }
 
     /// A handle to one of [`crate::streams`], without a question to the server.

@@ -1,23 +1,42 @@
 //! Which jobs the server knows, and which of them have ended.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
+use futures::StreamExt;
 use schemas::event::{Accepted, Event};
+use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
 
 use crate::{
     Error,
     connection::Connection,
-    streams, subjects,
+    publish, streams, subjects,
     tail::{self, Tailed},
 };
 
+/// An answer that takes longer is lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What is older is read again.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// A job that the server knows.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Known {
     /// As it was accepted: of two jobs with one name, at two servers, this tells which.
     pub accepted: Accepted,
     /// It has failed, was cancelled or is finished.
     pub ended: bool,
+}
+
+impl Known {
+    fn is_of(&self, site: &str) -> bool {
+        self.accepted.members.iter().any(|member| member.site == site)
+    }
 }
 
 /// All jobs that were accepted, oldest first.
@@ -56,4 +75,94 @@ pub async fn jobs(connection: &Connection) -> Result<Vec<Known>, Error> {
             }
         });
     Ok(jobs.collect())
+}
+
+/// All jobs of a site. A guest asks the orchestrators for them.
+///
+/// # Errors
+/// The server, or for a guest no orchestrator, answers.
+pub async fn jobs_of(connection: &Connection, site: &str) -> Result<Vec<Known>, Error> {
+    if !connection.is_guest() {
+        let all = jobs(connection).await?;
+        return Ok(all.into_iter().filter(|known| known.is_of(site)).collect());
+    }
+    let failed = |error: &dyn std::fmt::Display| Error::request("ask which jobs have ended", error);
+    let client = connection.client();
+    let inbox = client.new_inbox();
+    let mut answers = client
+        .subscribe(inbox.clone())
+        .await
+        .map_err(|error| failed(&error))?;
+    client
+        .publish_with_reply(subjects::ask_jobs(site), inbox, Bytes::new())
+        .await
+        .map_err(|error| failed(&error))?;
+    let mut known = Vec::new();
+    loop {
+        let answer = timeout(PATIENCE, answers.next())
+            .await
+            .map_err(|error| failed(&error))?
+            .ok_or_else(|| failed(&"the connection was closed"))?;
+        if let Some(status) = answer.status {
+            return Err(failed(&format!("no orchestrator answers ({status})")));
+        }
+        match schemas::parse(&answer.payload)? {
+            Answer::Job(job) => known.push(*job),
+            Answer::End(count) if count == known.len() => return Ok(known),
+            Answer::End(_) => return Err(failed(&"an answer was lost on the way")),
+        }
+    }
+}
+
+/// Answers sites that ask for their jobs, for ever. Of several orchestrators one answers.
+pub(crate) async fn answer(connection: &Connection) {
+    loop {
+        if let Err(error) = answer_until_lost(connection).await {
+            tracing::debug!("{error}");
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn answer_until_lost(connection: &Connection) -> Result<(), Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::request("answer which jobs have ended", error);
+    let client = connection.client();
+    let mut asked = client
+        .queue_subscribe(subjects::ALL_ASKS, "orchestrators".to_owned())
+        .await
+        .map_err(|error| failed(&error))?;
+    // However often they ask, the stream is read once in a while.
+    let mut last: Option<(Instant, Vec<Known>)> = None;
+    while let Some(message) = asked.next().await {
+        let (Some(site), Some(reply)) = (subjects::asking(&message.subject), message.reply) else {
+            continue;
+        };
+        if last.as_ref().is_none_or(|(at, _)| at.elapsed() > FRESH) {
+            last = Some((Instant::now(), jobs(connection).await?));
+        }
+        let known = last.iter().flat_map(|(_, known)| known);
+        let of_site: Vec<&Known> = known.filter(|known| known.is_of(site)).collect();
+        let end = Answer::End(of_site.len());
+        let answers = of_site
+            .into_iter()
+            .map(|known| Answer::Job(Box::new(known.clone())));
+        for answer in answers.chain([end]) {
+            let answer = publish::encode(&answer);
+            client
+                .publish(reply.clone(), answer)
+                .await
+                .map_err(|error| failed(&error))?;
+        }
+    }
+    Ok(())
+}
+
+/// An answer to a site that asked for its jobs.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    /// One of them.
+    Job(Box<Known>),
+    /// There are no more: how many there were.
+    End(usize),
 }

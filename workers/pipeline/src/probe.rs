@@ -42,6 +42,12 @@ pub async fn queue(connection: &Connection, site: &str, phase: Phase) -> Result<
     }
 }
 
+/// Whether the server tells us of the stream of all sites' tasks, which it must not tell a site with an account of its
+/// own.
+pub async fn reaches_all(connection: &Connection) -> bool {
+    connection.jetstream().get_stream(streams::TASKS).await.is_ok()
+}
+
 /// The next heartbeat of an orchestrator, and our clock less its own when it came, in seconds. None where none is
 /// heard within `patience`.
 ///

@@ -10,7 +10,7 @@ use async_nats::jetstream::{
 };
 use schemas::names::{ORCHESTRATOR, Phase};
 
-use crate::{Error, connection::Connection, subjects};
+use crate::{Error, connection::Connection, direct, subjects};
 
 /// Submits, job events, and timers.
 pub const JOBS: &str = "ROUNDS_JOBS";
@@ -87,6 +87,7 @@ pub fn configs(settings: &StreamSettings) -> Vec<Config> {
     vec![
         Config {
             allow_message_schedules: true,
+            allow_direct: true,
             first_sequence: Some(settings.first_submit).filter(|first| *first > 1),
             ..base(
                 JOBS,
@@ -108,13 +109,14 @@ pub fn configs(settings: &StreamSettings) -> Vec<Config> {
         },
         Config {
             max_messages_per_subject: 1,
+            allow_direct: true,
             ..base(SITES, &[subjects::ALL_ANNOUNCES, subjects::ALL_FOLDERS])
         },
     ]
 }
 
-/// Between two looks at whether the streams are still there.
-const LOOK: Duration = Duration::from_secs(2);
+/// Between two looks at whether the streams are still there, and whether a site is new.
+pub(crate) const LOOK: Duration = Duration::from_secs(2);
 
 /// The least room for artifacts that is worth a start.
 const LEAST_ARTIFACT_BYTES: i64 = 256 << 20;
@@ -165,9 +167,28 @@ async fn made(connection: &Connection) -> Result<Option<i128>, Error> {
     }
 }
 
+/// Comes back when the server has lost what this part has said: a subject of [`SITES`] that it published before, or
+/// will, is empty again. For guests, who may not look at a stream.
+async fn said_no_more(connection: &Connection, subject: &str) {
+    let mut said = false;
+    loop {
+        match direct::last(connection, SITES, subject).await {
+            Ok(Some(_)) => said = true,
+            Ok(None) if said => return,
+            Ok(None) => {}
+            Err(error) => tracing::debug!("{error}"),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Comes back when the server has lost the streams that were set up: its disk is a new one. What stands in them came
-/// from elsewhere since. Waits for them to be set up first.
-pub async fn lost(connection: &Connection) {
+/// from elsewhere since. Waits for them to be set up first. `own` is the subject of [`SITES`] on which this part speaks,
+/// where it is a site's.
+pub async fn lost(connection: &Connection, own: Option<&str>) {
+    if let (true, Some(own)) = (connection.is_guest(), own) {
+        return said_no_more(connection, own).await;
+    }
     let mut known = None;
     loop {
         match (made(connection).await, known) {
@@ -191,7 +212,7 @@ pub async fn set_up_site(connection: &Connection, site: &str, pace: Pace) -> Res
     Ok(())
 }
 
-/// The durable consumer of a site's phase, created where it is not there.
+/// The durable consumer of a site's phase, created where it is not there; a guest finds it, or not.
 pub async fn consumer(
     connection: &Connection,
     site: &str,
@@ -199,6 +220,13 @@ pub async fn consumer(
     pace: Pace,
 ) -> Result<PullConsumer, Error> {
     let name = subjects::durable(site, phase);
+    if connection.is_guest() {
+        let tasks = connection.stream(TASKS).await?;
+        return tasks
+            .get_consumer(&name)
+            .await
+            .map_err(|error| Error::request(format!("find consumer {name}"), error));
+    }
     let config = pull::Config {
         durable_name: Some(name.clone()),
         filter_subject: subjects::tasks(site, phase),

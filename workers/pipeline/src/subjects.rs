@@ -221,6 +221,20 @@ pub fn folder(site: &str) -> String {
 /// Which folders the workers of all sites share: `rounds.site.*.folder`.
 pub const ALL_FOLDERS: &str = "rounds.site.*.folder";
 
+/// Which jobs of a site there are, asked on core NATS by a site that may not read the jobs' stream:
+/// `rounds.ask.<site>.jobs`.
+pub fn ask_jobs(site: &str) -> String {
+    format!("rounds.ask.{site}.jobs")
+}
+
+/// The same, of all sites.
+pub const ALL_ASKS: &str = "rounds.ask.*.jobs";
+
+/// The site that asks.
+pub(crate) fn asking(subject: &str) -> Option<&str> {
+    subject.strip_prefix("rounds.ask.")?.strip_suffix(".jobs")
+}
+
 /// How far a task is, on core NATS: `rounds.progress.<site>.<job>`.
 pub fn progress(site: &str, job: &str) -> String {
     format!("rounds.progress.{site}.{job}")

@@ -13,7 +13,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::{sync::mpsc, time::sleep};
 
-use crate::{Error, clock, connection::Connection};
+use crate::{Error, clock, connection::Connection, direct};
+
+/// Between two looks of a guest at a stream.
+const LOOK: Duration = Duration::from_millis(300);
 
 /// One message of a stream.
 #[derive(Clone, Debug)]
@@ -58,6 +61,9 @@ async fn follow(
     next: &mut u64,
     sender: &mpsc::Sender<Tailed>,
 ) -> Result<(), Error> {
+    if connection.is_guest() {
+        return follow_pages(connection, stream, filter, next, sender).await;
+    }
     let failed = |error: &dyn std::fmt::Display| Error::request(format!("read {stream}"), error);
     let from = DeliverPolicy::ByStartSequence {
         start_sequence: *next,
@@ -104,6 +110,32 @@ async fn follow(
     }
 }
 
+/// [`follow`] of a guest, who may make no consumer.
+async fn follow_pages(
+    connection: &Connection,
+    stream: &str,
+    filter: &str,
+    next: &mut u64,
+    sender: &mpsc::Sender<Tailed>,
+) -> Result<(), Error> {
+    loop {
+        let page = direct::page(connection, stream, filter, *next).await?;
+        if page.is_empty() {
+            tokio::select! {
+                () = sender.closed() => return Ok(()),
+                () = sleep(LOOK) => {}
+            }
+        }
+        for message in page {
+            let sequence = message.sequence;
+            if sender.send(message).await.is_err() {
+                return Ok(());
+            }
+            *next = sequence + 1;
+        }
+    }
+}
+
 /// A short-lived consumer that only reads.
 async fn reader(
     connection: &Connection,
@@ -128,6 +160,17 @@ async fn reader(
 
 /// All messages of a stream that match a filter now, in order.
 pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Tailed>, Error> {
+    if connection.is_guest() {
+        let mut all: Vec<Tailed> = Vec::new();
+        loop {
+            let next = all.last().map_or(1, |last| last.sequence + 1);
+            let page = direct::page(connection, stream, filter, next).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
     let failed = |error: &dyn std::fmt::Display| Error::request(format!("read {filter}"), error);
     let consumer = reader(connection, stream, filter, DeliverPolicy::All)
         .await

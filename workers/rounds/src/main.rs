@@ -4,6 +4,7 @@
 //! - `phases/`: one phase, one file: task in, one call into `nnunet`, result out.
 //! - `memory.rs`: what the process keeps between the iterations of a training; `free_memory.rs`: whether a device has
 //!   what one needs.
+//! - `provision/`: the members of a federation, and what its hub lets them do.
 //! - `gpu.rs`: what the driver says of the accelerators.
 //! - `settings.rs`: what a site and an orchestrator are told.
 //! - `site.rs`: the folder that all workers of a site share; `job_folder.rs`: what is in it for one job;
@@ -19,6 +20,7 @@ mod job_folder;
 mod memory;
 mod parts;
 mod phases;
+mod provision;
 mod room;
 mod settings;
 mod site;

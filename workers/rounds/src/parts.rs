@@ -13,6 +13,7 @@ use pipeline::{
     conductor::Conductor,
     connection::Connection,
     gate::Gate,
+    guests,
     metrics::{self, Metrics},
     signing::Identity,
     streams::{self, Pace, StreamSettings},
@@ -57,12 +58,16 @@ pub fn metrics() -> Metrics {
     metrics
 }
 
-/// Makes the streams and a site's durable consumers. Doing it twice changes nothing. `moved`: the site's workers
-/// share this folder from now on, whichever it was before.
+/// Makes the streams and a site's durable consumers, where the site has the right to: else the orchestrators make them.
+/// Doing it twice changes nothing. `moved`: the site's workers share this folder from now on, whichever it was before.
 ///
 /// # Errors
 /// The site's workers share another folder.
 pub async fn set_up_site(connection: &Connection, site: &Site, moved: bool) -> anyhow::Result<()> {
+    if connection.is_guest() {
+        worker::share(connection, &site.folder, moved).await?;
+        return Ok(());
+    }
     streams::set_up(connection, &StreamSettings::default()).await?;
     worker::share(connection, &site.folder, moved).await?;
     streams::set_up_site(connection, &site.settings.site, Pace::default()).await?;
@@ -159,9 +164,10 @@ pub async fn run_site(
 }
 
 /// Runs a part of the federation until `stop`. Where the server has lost its streams, `part` ends and begins anew, and
-/// so sets up what is its own.
+/// so sets up what is its own. `own` is the subject on which a site's part sets itself up.
 pub async fn through_losses(
     connection: &Connection,
+    own: Option<&str>,
     stop: &CancellationToken,
     part: impl AsyncFn(CancellationToken) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -171,7 +177,7 @@ pub async fn through_losses(
         tokio::pin!(running);
         tokio::select! {
             ended = &mut running => return ended,
-            () = streams::lost(connection) => {}
+            () = streams::lost(connection, own) => {}
         }
         tracing::warn!(
             "the server has lost its streams, and with them all jobs: setting them up anew; \
@@ -244,6 +250,11 @@ pub async fn run_orchestrator(
     settings.identity = identity.clone();
     let mut workers = JoinSet::new();
     say_metrics(&mut workers, &connection, &settings, &metrics, &stop);
+    let (served, roster, ended) = (connection.clone(), identity.roster.clone(), stop.clone());
+    workers.spawn(async move {
+        guests::serve(&served, roster.as_ref(), ended).await;
+        Ok(())
+    });
     let (heard, listened, ended) = (metrics.clone(), connection.clone(), stop.clone());
     workers.spawn(async move {
         metrics::listen(heard, listened, ended).await;

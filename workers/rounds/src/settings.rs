@@ -7,79 +7,14 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use nnunet::dataset::{MappedChannel, MappedLabel, Mapping, RawDataset};
-use pipeline::{
-    connection::Access,
-    signing::{Identity, RosterFile, Signer},
-};
 use schemas::{job::Device, names};
 use serde::{Deserialize, Serialize};
 
+mod connection;
+
+pub use connection::Connection;
+
 use crate::{byte_size::ByteSize, parts::OrchestratorFolders};
-
-/// How to reach NATS.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Connection {
-    /// `nats://host:port` or `tls://host:port`.
-    pub url: String,
-    /// A token, as `rounds up` makes one for its own server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<String>,
-    /// A credentials file (`.creds`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials: Option<PathBuf>,
-    /// A file with the seed of this member's nkey: it proves who connects, and signs what the member makes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nkey: Option<PathBuf>,
-    /// The certificate authority that signed the server's certificate.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca: Option<PathBuf>,
-    /// This member's certificate and its key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<(PathBuf, PathBuf)>,
-}
-
-impl Connection {
-    /// How the pipeline is told.
-    ///
-    /// # Errors
-    /// The nkey's file cannot be read.
-    pub fn access(&self) -> anyhow::Result<Access> {
-        let seed = |file: &PathBuf| -> anyhow::Result<String> {
-            Signer::read(file).context("nats.nkey")?;
-            let seed = std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
-            Ok(seed.trim().to_owned())
-        };
-        Ok(Access {
-            url: self.url.clone(),
-            token: self.token.clone(),
-            credentials: self.credentials.clone(),
-            nkey: self.nkey.as_ref().map(seed).transpose()?,
-            root_certificates: self.ca.clone(),
-            client_certificate: self.certificate.clone(),
-            ..Access::default()
-        })
-    }
-
-    /// Who this member is, and whom it believes.
-    ///
-    /// # Errors
-    /// The nkey or the roster cannot be read, or there is a roster without a key to sign with.
-    pub fn identity(&self, roster: Option<&Path>) -> anyhow::Result<Identity> {
-        let signer = self
-            .nkey
-            .as_deref()
-            .map(Signer::read)
-            .transpose()
-            .context("nats.nkey")?;
-        let roster = roster.map(RosterFile::open).transpose().context("roster")?;
-        ensure!(
-            roster.is_none() || signer.is_some(),
-            "nats.nkey: missing; in a federation with a roster every member signs with its key"
-        );
-        Ok(Identity { signer, roster })
-    }
-}
 
 /// A site: its name, its folder, its data sets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -185,7 +120,11 @@ pub struct SubmitterSettings {
 impl SubmitterSettings {
     /// Reads a submitter's settings file.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
-        read(file)
+        let (settings, folder): (Self, _) = (read(file)?, folder_of(file));
+        Ok(Self {
+            nats: settings.nats.beside(folder),
+            roster: settings.roster.map(|roster| folder.join(roster)),
+        })
     }
 }
 
@@ -207,10 +146,18 @@ fn read<T: serde::de::DeserializeOwned>(file: &Path) -> anyhow::Result<T> {
     toml::from_str(&text).with_context(|| format!("{}", file.display()))
 }
 
+/// The folder that the paths of keys, certificates and the roster start in.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
+}
+
 impl SiteSettings {
     /// Reads and checks a site's settings file.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
-        let settings: Self = read(file)?;
+        let mut settings: Self = read(file)?;
+        let folder = folder_of(file);
+        settings.nats = settings.nats.beside(folder);
+        settings.roster = settings.roster.map(|roster| folder.join(roster));
         settings.check().with_context(|| format!("{}", file.display()))?;
         Ok(settings)
     }
@@ -318,7 +265,12 @@ pub fn folder_id(name: &str) -> anyhow::Result<u32> {
 impl OrchestratorSettings {
     /// Reads an orchestrator's settings file.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
-        read(file)
+        let (settings, folder): (Self, _) = (read(file)?, folder_of(file));
+        Ok(Self {
+            nats: settings.nats.beside(folder),
+            roster: settings.roster.map(|roster| folder.join(roster)),
+            ..settings
+        })
     }
 
     /// Its folders.

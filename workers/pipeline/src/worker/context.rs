@@ -205,9 +205,9 @@ impl TaskContext {
             .inc_by(artifact.size as f64);
     }
 
-    /// All jobs that the server knows, and which have ended.
+    /// All jobs of the site that the server knows, and which have ended.
     pub fn known_jobs(&self) -> Result<Vec<Known>, Failure> {
-        self.wait(known::jobs(&self.connection))
+        self.wait(known::jobs_of(&self.connection, &self.key.site))
     }
 
     fn artifact(&self, digest: String, size: u64) -> ArtifactRef {

@@ -5,8 +5,9 @@ use schemas::{names, site::SiteFolder};
 use crate::{
     Error,
     connection::Connection,
+    direct,
     publish::{self, Created},
-    streams, subjects, tail,
+    streams, subjects,
 };
 
 /// Says which folder the workers of a site share, or finds that it is this one. With `moved` it is this one from
@@ -25,7 +26,7 @@ pub async fn share(connection: &Connection, folder: &SiteFolder, moved: bool) ->
     if publish::create(connection, &subject, said).await? == Created::New {
         return Ok(());
     }
-    let standing = tail::read_last(connection, streams::SITES, &subject).await?;
+    let standing = direct::last(connection, streams::SITES, &subject).await?;
     let standing = standing.ok_or_else(|| Error::request(format!("read {subject}"), "it is gone"))?;
     let standing: SiteFolder = schemas::parse(&standing)?;
     if standing == *folder {

@@ -1,4 +1,6 @@
-//! `rounds doctor`: a site, hop by hop, and what to do.
+//! `rounds doctor`: a site, hop by hop, and what to do. `doctor/credentials.rs` is what it proves itself with.
+
+mod credentials;
 
 use std::{
     fmt::Display,
@@ -115,6 +117,7 @@ async fn look(settings: &SiteSettings, findings: &mut Findings) {
         }
     }
     device(settings, findings);
+    credentials::look(settings, findings);
     if reach(&settings.nats.url, findings) {
         server(settings, findings).await;
     }
@@ -315,6 +318,7 @@ async fn server(settings: &SiteSettings, findings: &mut Findings) {
         ),
     }
     queues(settings, &connection, findings).await;
+    credentials::rights(settings, &connection, findings).await;
     match probe::orchestrator(&connection, HEARTBEATS).await {
         Err(error) => findings.odd(
             "hub",

@@ -11,6 +11,7 @@ mod list;
 pub mod nnunet;
 mod orchestrator;
 mod overlay;
+mod provision;
 mod report;
 mod resume;
 mod retry;
@@ -59,6 +60,8 @@ enum Command {
     Worker(worker::Worker),
     /// Check a site hop by hop, and say what to do
     Doctor(doctor::Doctor),
+    /// Make a federation of hospitals: keys, certificates, and a hub that lets each member do its own work only
+    Provision(provision::Provision),
     /// Submit a job message
     Submit(submit::Submit),
     /// List the jobs
@@ -213,6 +216,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Site(site) => site.run(),
         Command::Worker(worker) => worker.run(),
         Command::Doctor(doctor) => on_runtime(doctor.run()),
+        Command::Provision(provision) => provision.run(),
         Command::Submit(submit) => on_runtime(submit.run()),
         Command::List(list) => on_runtime(list.run()),
         Command::Show(show) => on_runtime(show.run()),

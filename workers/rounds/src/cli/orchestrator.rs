@@ -28,7 +28,7 @@ impl Orchestrator {
             let identity = settings.nats.identity(settings.roster.as_deref())?;
             let connection = Connection::open(&access, "orchestrator", parts::PATIENCE, &metrics).await?;
             let folders = settings.folders();
-            parts::through_losses(&connection, &stop, async |stop| {
+            parts::through_losses(&connection, None, &stop, async |stop| {
                 parts::run_orchestrator(
                     connection.clone(),
                     &folders,

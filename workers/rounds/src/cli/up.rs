@@ -121,7 +121,7 @@ impl Up {
         super::serve_metrics(self.metrics.as_deref(), &metrics, &stop).await?;
         let mut ready = Some(ready);
         let ready = std::sync::Mutex::new(move || ready.take().map(|ready| ready()));
-        parts::through_losses(&connection, &stop, async |stop| {
+        parts::through_losses(&connection, None, &stop, async |stop| {
             self.work_once(&connection, &sites, &metrics, stop, || {
                 if let Ok(mut ready) = ready.lock() {
                     ready();

@@ -10,6 +10,7 @@ use clap::Args;
 use pipeline::{
     connection::Connection,
     gate::Gate,
+    subjects,
     worker::{Activity, host},
 };
 use schemas::names::Phase;
@@ -106,7 +107,11 @@ pub fn work(
                 stop.cancel();
             });
         }
-        parts::through_losses(&connection, &stop, async |stop| {
+        let own = match part {
+            Part::Worker => subjects::folder(&site.settings.site),
+            Part::Site { .. } => subjects::announce(&site.settings.site),
+        };
+        parts::through_losses(&connection, Some(&own), &stop, async |stop| {
             parts::set_up_site(&connection, &site, part == Part::Site { moved: true }).await?;
             if part != Part::Worker {
                 parts::introduce(&connection, &site).await?;

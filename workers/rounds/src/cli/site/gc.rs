@@ -82,5 +82,5 @@ impl Gc {
 async fn known_jobs(settings: &SiteSettings) -> anyhow::Result<Vec<Known>> {
     let name = format!("site-{}-gc", settings.site);
     let connection = Connection::open(&settings.nats.access()?, &name, PATIENCE, &Metrics::new()).await?;
-    Ok(known::jobs(&connection).await?)
+    Ok(known::jobs_of(&connection, &settings.site).await?)
 }

@@ -126,6 +126,12 @@ check-deploy:
     {{ python }} deploy/setup/checks.py {{ tools }}/checks deploy
     NODE_MODULES={{ tools }}/checks/deploy/node_modules {{ python }} deploy/check.py {{ tools }}/checks/bin
 
+# Join a hub out of a network from which only HTTPS through a proxy leads out, and train there; needs root
+check-network: setup
+    cargo test --release --workspace --no-run
+    {{ python }} deploy/setup/checks.py {{ tools }}/checks network
+    {{ python }} deploy/network.py target/release/rounds {{ tools }}/mni "$(command -v nats-server)"
+
 # Show the queue as KEDA reads it, and how long 1, 2 and 4 workers take to preprocess an nnU-Net raw data set
 scaling data: build
     {{ python }} deploy/scaling.py target/release/rounds {{ data }}

@@ -29,6 +29,7 @@ DEBIAN = {
         "node": "nodejs",
         "npm": "npm",
     },
+    "network": {"tinyproxy": "tinyproxy", "haproxy": "haproxy", "ip": "iproute2", "openssl": "openssl"},
     "screenshots": {"chromium-headless-shell": "chromium-headless-shell", "node": "nodejs", "npm": "npm"},
 }
 NPM = {

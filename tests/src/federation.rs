@@ -1,5 +1,6 @@
 //! A federation of real processes: a nats-server, an orchestrator, sites, each with its settings file.
 
+pub mod heard;
 mod trouble;
 
 use std::{
@@ -150,7 +151,12 @@ impl Federation {
 
     /// Starts a site with further settings, and with settings of data sets: see [`Dataset::settings`].
     pub fn site_with(&mut self, name: &str, own: &str, datasets: &str) -> Result<()> {
-        let own = format!("site = {name:?}\nthreads = 1\n{own}\n");
+        let policy = match own.contains("[policy]") {
+            true => "",
+            // Made-up data sets are small, and tests know their cases by name.
+            false => "[policy]\nmin_cases = 1\ncase_names = true\n",
+        };
+        let own = format!("site = {name:?}\nthreads = 1\n{own}\n{policy}");
         let settings = self.settings(name, &own) + datasets;
         fs::write(self.settings_file(name), settings)?;
         self.run(name)

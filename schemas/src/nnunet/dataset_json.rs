@@ -230,6 +230,27 @@ impl DatasetJson {
         changed
     }
 
+    /// The keys that leave a site: all that nnU-Net reads, but for the explicit list of cases.
+    pub const TRAVELLING: [&str; 7] = [
+        "channel_names",
+        "modality",
+        "labels",
+        "regions_class_order",
+        "numTraining",
+        "file_ending",
+        "overwrite_image_reader_writer",
+    ];
+
+    /// The same document with [`DatasetJson::TRAVELLING`] alone: names, descriptions and what else people write into
+    /// one stay at the site.
+    pub fn travelling(&self) -> Self {
+        let mut changed = self.without_cases();
+        changed
+            .document
+            .retain(|key, _| Self::TRAVELLING.contains(&&**key));
+        changed
+    }
+
     /// The same document without the explicit list of cases, whose names stay at the site.
     pub fn without_cases(&self) -> Self {
         let mut changed = self.clone();
@@ -413,6 +434,21 @@ mod tests {
         assert_eq!(dataset.foreground(), [Label::Value(1), Label::Value(2)]);
         assert_eq!(dataset.segmentation_heads(), 3);
         assert_eq!(dataset.overwrite_image_reader_writer(), None);
+    }
+
+    #[test]
+    fn what_nnunet_does_not_read_stays() {
+        let travelling = DatasetJson::parse(REGIONS).unwrap().travelling();
+        let keys: Vec<_> = travelling.document().keys().collect();
+        let expected = [
+            "labels",
+            "channel_names",
+            "regions_class_order",
+            "numTraining",
+            "file_ending",
+        ];
+        assert_eq!(keys, expected);
+        assert_eq!(DatasetJson::parse(REGIONS).unwrap().labels(), travelling.labels());
     }
 
     #[test]

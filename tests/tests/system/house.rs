@@ -114,6 +114,22 @@ fn every_crate_takes_the_workspace_lints() {
 }
 
 #[test]
+fn what_is_published_passes_the_exit() {
+    // In pieces, so that this file does not name them itself.
+    let banned = [
+        ".publish",
+        ".send_publish",
+        ".publish_with_headers",
+        ".send_request",
+    ]
+    .map(|name| format!("{name}("));
+    let found = lines_with(&banned, |file| {
+        file.starts_with("workers/") && file.contains("/src/") && file != "workers/pipeline/src/publish.rs"
+    });
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
 fn the_algorithm_knows_no_network_and_no_clock() {
     let banned = [
         "async_nats",

@@ -7,6 +7,7 @@ mod descriptors;
 mod doctor;
 mod dry_run;
 mod elastic;
+mod exposure;
 mod house;
 mod initial_checkpoint;
 mod job;

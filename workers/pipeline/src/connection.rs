@@ -10,7 +10,7 @@ use std::{
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 use tokio::time::{Instant, sleep};
 
-use crate::{Error, metrics::Metrics};
+use crate::{Error, exit::Guard, metrics::Metrics};
 
 /// Where the server is, and how to prove who we are.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +105,7 @@ pub struct Connection {
     client: Client,
     jetstream: jetstream::Context,
     api_prefix: Option<String>,
+    guard: Option<Guard>,
 }
 
 impl Connection {
@@ -142,7 +143,19 @@ impl Connection {
             client,
             jetstream,
             api_prefix: access.api_prefix.clone(),
+            guard: None,
         }
+    }
+
+    /// The same connection, with a guard that sees all that is published on it.
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    /// The guard, where there is one.
+    pub fn guard(&self) -> Option<&Guard> {
+        self.guard.as_ref()
     }
 
     /// The core connection.

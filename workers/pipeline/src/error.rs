@@ -45,6 +45,14 @@ pub enum Error {
         /// The server's words.
         reason: String,
     },
+    /// A message or an artifact stays at the site.
+    #[error("{subject} stays at the site: {reason}")]
+    Withheld {
+        /// The message's subject, or that of the artifact's chunks.
+        subject: String,
+        /// Why the exit refused it.
+        reason: String,
+    },
     /// An artifact's chunks are not all there.
     #[error("artifact {digest} of {owner} in job {job}: chunk {chunk} of {chunks} is missing")]
     ArtifactMissing {

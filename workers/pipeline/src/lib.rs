@@ -7,6 +7,7 @@
 //! - [`archive`], what outlives the server.
 //! - [`conductor`], results in, next releases and tasks out.
 //! - [`worker`], one phase of one site: task in, result out.
+//! - [`exit`], the one way out of a site.
 //! - [`client`], what a user does with jobs; [`known`], which jobs have ended;
 //!   [`guests`], what a member with an account of its own cannot do for itself.
 //! - [`signing`], who made a result or a job.
@@ -22,6 +23,7 @@ pub mod conductor;
 pub mod connection;
 mod direct;
 mod error;
+pub mod exit;
 pub mod gate;
 pub mod guests;
 pub mod known;

@@ -34,7 +34,7 @@ pub enum Created {
 /// drop the future to give up.
 ///
 /// # Errors
-/// The stream is full, or the message can never be stored.
+/// The stream is full, the message can never be stored, or the connection's guard keeps it at the site.
 pub async fn create(connection: &Connection, subject: &str, payload: Bytes) -> Result<Created, Error> {
     create_with(connection, subject, payload, HeaderMap::new()).await
 }
@@ -46,6 +46,7 @@ async fn create_with(
     headers: HeaderMap,
 ) -> Result<Created, Error> {
     let mut wait = Duration::from_millis(50);
+    pass(connection, subject, &payload).await?;
     loop {
         let message = PublishMessage::build()
             .payload(payload.clone())
@@ -108,6 +109,7 @@ pub async fn replace_with(
     headers: &HeaderMap,
 ) -> Result<u64, Error> {
     let mut wait = Duration::from_millis(50);
+    pass(connection, subject, &payload).await?;
     loop {
         let message = PublishMessage::build()
             .payload(payload.clone())
@@ -116,6 +118,32 @@ pub async fn replace_with(
             Ok(sequence) => return Ok(sequence),
             Err(error) => retry_or_refuse(subject, error, &mut wait).await?,
         }
+    }
+}
+
+/// Publishes a message that no stream keeps, and that is no loss when it is lost.
+pub(crate) async fn say(connection: &Connection, subject: String, payload: Bytes) {
+    if let Err(error) = pass(connection, &subject, &payload).await {
+        return tracing::warn!("{error}");
+    }
+    let _ = connection.client().publish(subject, payload).await;
+}
+
+/// Shows a message to the connection's guard.
+async fn pass(connection: &Connection, subject: &str, payload: &Bytes) -> Result<(), Error> {
+    let Some(guard) = connection.guard().cloned() else {
+        return Ok(());
+    };
+    let (shown, bytes) = (subject.to_owned(), payload.clone());
+    // The guard writes to the site's disk.
+    let passed = tokio::task::spawn_blocking(move || guard.exit().message(&shown, &bytes)).await;
+    match passed {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(reason)) => Err(Error::Withheld {
+            subject: subject.to_owned(),
+            reason,
+        }),
+        Err(_) => Err(Error::Stopped),
     }
 }
 

@@ -101,6 +101,11 @@ pub fn claim(root: &Path, accepted: &Accepted) -> io::Result<()> {
     write_whole(&folder.join(ACCEPTED), &serde_json::to_vec(accepted)?)
 }
 
+/// Whether the site has taken this very job on.
+pub fn holds(root: &Path, accepted: &Accepted) -> bool {
+    read(&jobs(root).join(&accepted.job)).as_ref() == Some(accepted)
+}
+
 /// The folders of all jobs, by name.
 ///
 /// # Errors

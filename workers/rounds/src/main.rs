@@ -5,6 +5,7 @@
 //! - `memory.rs`: what the process keeps between the iterations of a training; `free_memory.rs`: whether a device has
 //!   what one needs.
 //! - `provision/`: the members of a federation, and what its hub lets them do.
+//! - `exposure/`: what leaves a site, and who decides.
 //! - `gpu.rs`: what the driver says of the accelerators.
 //! - `settings.rs`: what a site and an orchestrator are told.
 //! - `site.rs`: the folder that all workers of a site share; `job_folder.rs`: what is in it for one job;
@@ -13,6 +14,7 @@
 mod byte_size;
 mod cli;
 mod device;
+mod exposure;
 mod free_memory;
 mod gc;
 mod gpu;

@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    exposure::admission::Door,
     gpu,
     phases::{Aggregate, Average, Fingerprint, Infer, PlanVerify, Preprocess, TrainRound},
     site::Site,
@@ -69,7 +70,7 @@ pub async fn set_up_site(connection: &Connection, site: &Site, moved: bool) -> a
         return Ok(());
     }
     streams::set_up(connection, &StreamSettings::default()).await?;
-    worker::share(connection, &site.folder, moved).await?;
+    worker::share(&site.guarded(connection), &site.folder, moved).await?;
     streams::set_up_site(connection, &site.settings.site, Pace::default()).await?;
     Ok(())
 }
@@ -77,7 +78,7 @@ pub async fn set_up_site(connection: &Connection, site: &Site, moved: bool) -> a
 /// Tells the federation of a site that is set up. From then on jobs may name its data sets.
 pub async fn introduce(connection: &Connection, site: &Site) -> anyhow::Result<()> {
     let announcement = announcement(site)?;
-    worker::announce(connection, &announcement).await?;
+    worker::announce(&site.guarded(connection), &announcement).await?;
     let datasets: Vec<String> = announcement
         .datasets
         .iter()
@@ -103,9 +104,11 @@ pub async fn run_site(
         site.settings.root.join("deliveries"),
     );
     settings.algorithm = nnunet::ALGORITHM_VERSION;
+    settings.admit = Some(Arc::new(Door::new(&site.settings, site.identity.roster.clone())));
     settings.gate = Some(gate);
     settings.identity = site.identity.clone();
     settings.activity = activity;
+    let connection = site.guarded(&connection);
     let mut workers = JoinSet::new();
     say_metrics(&mut workers, &connection, &settings, &metrics, &stop);
     workers.spawn(gpu::watch(

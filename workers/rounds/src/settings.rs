@@ -14,7 +14,7 @@ mod connection;
 
 pub use connection::Connection;
 
-use crate::{byte_size::ByteSize, parts::OrchestratorFolders};
+use crate::{byte_size::ByteSize, exposure::policy::Policy, parts::OrchestratorFolders};
 
 /// A site: its name, its folder, its data sets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub struct SiteSettings {
     /// Folders inside which the models that jobs segment with or start from may lie.
     #[serde(default)]
     pub models: Vec<PathBuf>,
+    /// Which jobs the site takes on, and what of them may leave.
+    #[serde(default)]
+    pub policy: Policy,
     /// Whether pictures of scans with their segmentations may leave the site, where a job asks for them.
     #[serde(default)]
     pub pictures: bool,
@@ -182,6 +185,10 @@ impl SiteSettings {
             dataset.dataset_id()?;
         }
         ensure!(self.slots > 0, "slots: expected at least 1");
+        ensure!(
+            self.policy.submitters.is_none() || self.roster.is_some(),
+            "policy.submitters: needs the setting roster, which knows submitters by their keys"
+        );
         Ok(())
     }
 

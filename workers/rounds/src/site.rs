@@ -3,6 +3,9 @@
 //!     rounds-site.json                       the marker: which site this is, and which folder
 //!     splits/DatasetXYZ_name.json            splits_final.json of each data set, kept beyond any job
 //!     cases/<key>.npz, <key>.pkl             preprocessed cases by what they were made from: a cache, for all jobs
+//!     approvals/<job>.json                   what a person said to a job
+//!     audit/log.jsonl                        what left the site
+//!     secret, pseudonyms/<job>.json          what cases are called outside
 //!     jobs/<job>/                            what belongs to one job: see `job_folder.rs`
 
 use std::{
@@ -17,7 +20,7 @@ use nnunet::{
     preprocess::CaseCache,
     splits::{self, Fold, Split},
 };
-use pipeline::signing::Identity;
+use pipeline::{connection::Connection, exit::Guard, signing::Identity};
 use schemas::{
     job::FoldId,
     site::SiteFolder,
@@ -25,6 +28,7 @@ use schemas::{
 };
 
 use crate::{
+    exposure::{exit, names::Names},
     job_folder::{self, INVENTORY, PREPROCESSED, SHAPES},
     phases::failure,
     settings::SiteSettings,
@@ -36,6 +40,7 @@ pub struct Site {
     pub settings: SiteSettings,
     /// The mark of its folder, which all its workers must share.
     pub folder: SiteFolder,
+    guard: Guard,
     /// Who the site is in the federation, and whom it believes.
     pub identity: Identity,
 }
@@ -64,10 +69,25 @@ impl Site {
         check_links(&settings.root)?;
         let identity = settings.nats.identity(settings.roster.as_deref())?;
         Ok(Self {
+            guard: exit::guard(&settings),
             settings,
             folder,
             identity,
         })
+    }
+
+    /// The connection, on which nothing leaves the site but past its exit.
+    pub fn guarded(&self, connection: &Connection) -> Connection {
+        connection.clone().guarded(self.guard.clone())
+    }
+
+    /// Takes the names that stay at the site out of what failures say.
+    pub fn clean<'a>(&self, failures: impl Iterator<Item = &'a mut Failure>) {
+        let mut failures = failures.peekable();
+        if failures.peek().is_some() {
+            let names = Names::of(&self.settings);
+            failures.for_each(|failure| failure.message = names.without(&failure.message));
+        }
     }
 
     /// The raw data set that the task's job uses here.

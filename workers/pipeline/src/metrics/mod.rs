@@ -25,7 +25,7 @@ use definition::Kind;
 use heard::Heard;
 
 pub use definition::Definition;
-pub use sites::{Speaker, beat, listen};
+pub use sites::{Speaker, beat, listen, travels};
 
 /// Makes the struct of all metrics, and the list of their definitions, from one table. The first words are the
 /// help text, the documentation, and a row of dashboards/METRICS.md.

@@ -41,6 +41,11 @@ const TRAVELLING: [&str; 14] = [
     "rounds_gpu_power_watts",
 ];
 
+/// Whether a metric of this name leaves a site.
+pub fn travels(name: &str) -> bool {
+    TRAVELLING.contains(&name)
+}
+
 /// The metrics as the orchestrator shows them: `rounds_x` of a site's process is `rounds_site_x`.
 pub(super) fn travelling() -> Vec<Definition> {
     let own = own()
@@ -85,10 +90,7 @@ pub async fn beat(metrics: Metrics, connection: Connection, who: Speaker, stop: 
             samples: samples(&metrics, &who.site),
         };
         // A lost heartbeat is no loss: another follows.
-        let _ = connection
-            .client()
-            .publish(subject.clone(), publish::encode(&heartbeat))
-            .await;
+        publish::say(&connection, subject.clone(), publish::encode(&heartbeat)).await;
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(INTERVAL) => {}

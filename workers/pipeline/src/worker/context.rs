@@ -15,7 +15,7 @@ use bytes::Bytes;
 use schemas::{
     names::{GLOBAL, ORCHESTRATOR},
     site::Progress,
-    task::{ArtifactRef, Failure, TaskKey},
+    task::{ArtifactRef, Failure, TaskKey, TaskOutput},
 };
 use tokio::runtime::Handle;
 
@@ -25,6 +25,7 @@ use crate::{
     archive::Archive,
     artifacts, clock,
     connection::Connection,
+    exit::Kind,
     known::{self, Known},
     metrics::Metrics,
     publish, subjects,
@@ -113,10 +114,9 @@ impl TaskContext {
             done: done as u64,
             total: total as u64,
         };
-        let client = self.connection.client().clone();
+        let connection = self.connection.clone();
         self.handle.spawn(async move {
-            // Lost progress is no loss.
-            let _ = client.publish(subject, publish::encode(&progress)).await;
+            publish::say(&connection, subject, publish::encode(&progress)).await;
         });
     }
 
@@ -143,11 +143,52 @@ impl TaskContext {
         Ok(artifact)
     }
 
+    /// [`TaskContext::upload`] of what is of a kind that may leave a site: with a guard at the exit, nothing else does.
+    pub fn send(&self, kind: Kind, bytes: impl Into<Bytes>) -> Result<ArtifactRef, Failure> {
+        let bytes = bytes.into();
+        self.declare(
+            kind,
+            &self.artifact(schemas::sha256(&bytes), bytes.len() as u64),
+            None,
+        )?;
+        self.upload(bytes)
+    }
+
+    /// [`TaskContext::upload_file`] of what is of a kind that may leave a site.
+    pub fn send_file(&self, kind: Kind, path: &Path) -> Result<ArtifactRef, Failure> {
+        let (digest, size) = artifacts::digest_file(path).map_err(|error| failure(&error))?;
+        let artifact = self.artifact(digest, size);
+        self.declare(kind, &artifact, Some(path))?;
+        self.store_file(artifact, path)
+    }
+
+    /// What came of the task, without the names that stay at the site.
+    pub(super) fn cleaned(&self, came: Result<TaskOutput, Failure>) -> Result<TaskOutput, Failure> {
+        match self.connection.guard() {
+            Some(guard) => guard.exit().cleaned(&self.key, came),
+            None => came,
+        }
+    }
+
+    fn declare(&self, kind: Kind, artifact: &ArtifactRef, file: Option<&Path>) -> Result<(), Failure> {
+        let Some(guard) = self.connection.guard() else {
+            return Ok(());
+        };
+        let declared = guard.exit().artifact(kind, &self.key, artifact, file);
+        declared.map_err(|reason| {
+            tracing::error!("an artifact of kind {kind} stays at the site: {reason}");
+            withheld()
+        })
+    }
+
     /// Stores a file's bytes in the task's job: under the site's name, or under `global` at the orchestrator.
     /// There, the archive has it before the server does.
     pub fn upload_file(&self, path: &Path) -> Result<ArtifactRef, Failure> {
         let (digest, size) = artifacts::digest_file(path).map_err(|error| failure(&error))?;
-        let artifact = self.artifact(digest, size);
+        self.store_file(self.artifact(digest, size), path)
+    }
+
+    fn store_file(&self, artifact: ArtifactRef, path: &Path) -> Result<ArtifactRef, Failure> {
         self.keep(&artifact, |file| {
             std::io::copy(&mut File::open(path)?, file).map(drop)
         })?;
@@ -242,6 +283,14 @@ impl TaskContext {
     }
 }
 
+/// The failure of work whose outcome may not leave its site.
+pub(super) fn withheld() -> Failure {
+    Failure::fatal(
+        "withheld",
+        "what the task made may not leave the site; the site's log says why",
+    )
+}
+
 /// An artifact's error as a result says it. The words name artifacts, not cases; paths stay in the log.
 fn failure(error: &Error) -> Failure {
     tracing::error!("{error}");
@@ -254,6 +303,7 @@ fn failure(error: &Error) -> Failure {
         }
         Error::File { source, .. } => ("file", source.kind().to_string()),
         Error::Stopped => return stopped(),
+        Error::Withheld { .. } => return withheld(),
         other => ("artifact", other.to_string()),
     };
     Failure::retryable(code, message)

@@ -4,6 +4,7 @@
 //! The work runs on a thread of its own; heartbeats keep the task and look for its closing.
 
 mod activity;
+mod admission;
 mod context;
 mod deliveries;
 mod queue;
@@ -22,9 +23,9 @@ use crate::{
 };
 
 pub use activity::Activity;
+pub use admission::{Admission, Admit};
 pub use context::{Described, TaskContext};
-pub use run::announce;
-pub use share::share;
+pub use share::{announce, share};
 
 /// What one phase does with one task. The binary implements it.
 pub trait Phase: Send + Sync + 'static {
@@ -78,6 +79,8 @@ pub struct WorkerSettings {
     pub activity: Activity,
     /// So many deliveries without progress are a crash loop.
     pub deliveries: u32,
+    /// Who decides which tasks the site takes on; none: all.
+    pub admit: Option<std::sync::Arc<dyn Admit>>,
     /// Where the orchestrator keeps what it makes.
     pub archive: Option<Archive>,
     /// Who the worker is: it signs its results.
@@ -97,6 +100,7 @@ impl WorkerSettings {
             pace: Pace::default(),
             activity: Activity::default(),
             deliveries: 3,
+            admit: None,
             archive: None,
             identity: Identity::default(),
         }

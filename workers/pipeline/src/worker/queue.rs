@@ -1,16 +1,19 @@
 //! A worker's dealings with the server: taking a task, looking for its answer, acknowledging it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::{AckKind, Message, consumer::PullConsumer, stream::DirectGetErrorKind};
 use futures::StreamExt;
 use schemas::{
+    PROTOCOL_VERSION,
+    event::Accepted,
     names,
-    task::{Task, TaskKey},
+    task::{Failure, Task, TaskKey},
 };
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::WorkerSettings;
 use crate::{Error, connection::Connection, streams, subjects};
 
 /// How long a pull waits for a task before it is sent again.
@@ -75,12 +78,34 @@ pub(super) async fn answered(connection: &Connection, key: &TaskKey) -> Result<b
     }
 }
 
-pub(super) fn task_of(key: &TaskKey, payload: &[u8]) -> Result<Task, Error> {
-    let task: Task = schemas::parse(payload)?;
-    if task.key != *key {
-        return Err(schemas::Invalid::new("key", "differs from the subject").into());
+/// Reads a task. Bytes of two versions are never mixed in one job.
+pub(super) fn task_of(key: &TaskKey, payload: &[u8], own: &WorkerSettings) -> Result<Arc<Task>, Failure> {
+    let read = || -> Result<Task, Error> {
+        let task: Task = schemas::parse(payload)?;
+        if task.key != *key {
+            return Err(schemas::Invalid::new("key", "differs from the subject").into());
+        }
+        Ok(task)
+    };
+    let task = read().map_err(|error| {
+        tracing::error!("bad task: {error}");
+        Failure::fatal("bad-task", "the task's message cannot be read at this site")
+    })?;
+    let Accepted {
+        version,
+        protocol,
+        algorithm,
+        ..
+    } = &task.job;
+    if (*protocol, *algorithm) == (PROTOCOL_VERSION, own.algorithm) {
+        return Ok(Arc::new(task));
     }
-    Ok(task)
+    let message = format!(
+        "the job was accepted by version {version} (protocol {protocol}, algorithm {algorithm}); this worker runs {} \
+         (protocol {PROTOCOL_VERSION}, algorithm {})",
+        own.version, own.algorithm
+    );
+    Err(Failure::fatal("version-differs", message))
 }
 
 pub(super) async fn acknowledge(message: &Message, kind: AckKind) {

@@ -10,37 +10,25 @@ use std::{
 };
 
 use async_nats::jetstream::{AckKind, Message};
-use schemas::{
-    PROTOCOL_VERSION,
-    event::Accepted,
-    names,
-    site::Announce,
-    task::{Failure, Made, Outcome, Task, TaskKey, TaskOutput, TaskResult},
-};
+use schemas::task::{Failure, Made, Outcome, Task, TaskKey, TaskOutput, TaskResult};
 use tokio::{sync::oneshot, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
     Described, Phase, TaskContext, Worker,
+    admission::{Admission, Waiting},
+    context::withheld,
     deliveries::Deliveries,
     queue::{acknowledge, answered, next, task_of, wait_answered},
     stopped,
 };
-use crate::{Error, clock, connection::Connection, publish, subjects};
+use crate::{Error, clock, publish, subjects};
 
 /// The handler's stack: as a program's main thread has, not the 2 MiB of other threads.
 const STACK_BYTES: usize = 16 << 20;
 /// Between two looks at whether the task was closed, which stops the work: a cancelled job ends within seconds.
 const LOOK: Duration = Duration::from_secs(2);
-
-/// Tells the federation of a site: its data sets, devices and version. The last word stands.
-pub async fn announce(connection: &Connection, announce: &Announce) -> Result<(), Error> {
-    names::check_site("site", &announce.site)?;
-    let subject = subjects::announce(&announce.site);
-    publish::replace(connection, &subject, publish::encode(announce), None).await?;
-    Ok(())
-}
 
 /// How the work on a task ended, before anything was published.
 enum Ended {
@@ -60,15 +48,17 @@ impl<P: Phase> Worker<P> {
         self.metrics.worker_slots.with_label_values(&label).inc();
         self.metrics.tasks_in_flight.with_label_values(&label).add(0.0);
         let mut consumer = None;
+        let mut waiting = Waiting::none();
         while !stop.is_cancelled() {
             let message = tokio::select! {
                 () = stop.cancelled() => break,
+                decided = waiting.next() => Ok(decided),
                 message = next(&self.connection, site, phase, pace, &mut consumer) => message,
             };
             match message {
                 Ok(Some(message)) => {
                     let _busy = self.settings.activity.begin();
-                    self.take(message, &stop).await;
+                    self.take(message, &waiting, &stop).await;
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -85,7 +75,7 @@ impl<P: Phase> Worker<P> {
     }
 
     /// One delivery of one task, to its acknowledgement.
-    async fn take(&self, message: Message, stop: &CancellationToken) {
+    async fn take(&self, message: Message, waiting: &Waiting, stop: &CancellationToken) {
         let subject = message.subject.to_string();
         let Some(key) = subjects::key_of(&subject) else {
             tracing::error!("{subject}: not a task's subject");
@@ -100,11 +90,13 @@ impl<P: Phase> Worker<P> {
             pass = key.pass,
             shard = key.shard,
         );
-        self.answer_task(message, key, stop).instrument(span).await;
+        self.answer_task(message, key, waiting, stop)
+            .instrument(span)
+            .await;
     }
 
     /// One delivery of a task that is known by name.
-    async fn answer_task(&self, message: Message, key: TaskKey, stop: &CancellationToken) {
+    async fn answer_task(&self, message: Message, key: TaskKey, waiting: &Waiting, stop: &CancellationToken) {
         let delivery = message.info().map_or(1, |info| info.delivered.max(1) as u64);
         let label = [&*self.settings.site, P::NAME.as_str()];
         if delivery > 1 {
@@ -123,50 +115,36 @@ impl<P: Phase> Worker<P> {
         }
         let started = clock::now();
         let described = Arc::new(Mutex::new(Described::default()));
-        let task = match task_of(&key, &message.payload) {
-            Ok(task) => Some(Arc::new(task)),
-            Err(error) => {
-                tracing::error!("bad task: {error}");
-                None
-            }
-        };
-        let ended = match task {
-            None => Ended::Came(Err(Failure::fatal(
-                "bad-task",
-                "the task's message cannot be read at this site",
-            ))),
-            Some(task)
-                if (task.job.protocol, task.job.algorithm) != (PROTOCOL_VERSION, self.settings.algorithm) =>
-            {
-                Ended::Came(Err(self.other_version(&task)))
-            }
-            Some(_) if deliveries.fruitless() >= u64::from(self.settings.deliveries) => {
-                let message = format!(
-                    "the worker died {} times on this task without getting further",
-                    deliveries.fruitless()
-                );
-                Ended::Came(Err(Failure::fatal("crash-loop", message)))
-            }
-            Some(task) => {
-                self.metrics.tasks_in_flight.with_label_values(&label).inc();
-                if let Ok(info) = message.info() {
-                    let waited = (clock::unix() - clock::of_server(info.published)).max(0.0);
-                    self.metrics.task_wait.with_label_values(&label).observe(waited);
+        let ended = match task_of(&key, &message.payload, &self.settings) {
+            Err(failure) => Ended::Came(Err(failure)),
+            Ok(task) => match self.admission(&task).await {
+                Admission::Refused(failure) => Ended::Came(Err(failure)),
+                Admission::Waiting => {
+                    // What no person has decided on is no crash, however often it comes.
+                    deliveries.drained();
+                    return self.hold(message, task, waiting, stop);
                 }
-                let begun = Instant::now();
-                let ended = self.work(&message, task, deliveries, &described, stop).await;
-                let seconds = begun.elapsed().as_secs_f64();
-                self.metrics
-                    .task_duration
-                    .with_label_values(&label)
-                    .observe(seconds);
-                self.metrics
-                    .task_seconds
-                    .with_label_values(&label)
-                    .inc_by(seconds);
-                self.metrics.tasks_in_flight.with_label_values(&label).dec();
-                ended
-            }
+                Admission::Granted if deliveries.fruitless() >= u64::from(self.settings.deliveries) => {
+                    let message = format!(
+                        "the worker died {} times on this task without getting further",
+                        deliveries.fruitless()
+                    );
+                    Ended::Came(Err(Failure::fatal("crash-loop", message)))
+                }
+                Admission::Granted => {
+                    if let Ok(info) = message.info() {
+                        let waited = (clock::unix() - clock::of_server(info.published)).max(0.0);
+                        self.metrics.task_wait.with_label_values(&label).observe(waited);
+                    }
+                    let begun = Instant::now();
+                    let in_flight = self.metrics.tasks_in_flight.with_label_values(&label);
+                    in_flight.inc();
+                    let ended = self.work(&message, task, deliveries, &described, stop).await;
+                    in_flight.dec();
+                    self.took(begun.elapsed());
+                    ended
+                }
+            },
         };
         let deliveries = Deliveries::open(&self.settings.state, &key, delivery);
         match ended {
@@ -241,6 +219,7 @@ impl<P: Phase> Worker<P> {
                         "the program broke off on this task; the site's log says where",
                     ))
                 });
+                let outcome = context.cleaned(outcome);
                 if let (Ok(mut shared), Ok(own)) = (described.lock(), context.described.lock()) {
                     shared.clone_from(&own);
                 }
@@ -336,13 +315,15 @@ impl<P: Phase> Worker<P> {
                     self.count("stale");
                     return true;
                 }
-                Some(Err(error @ Error::Refused { .. })) => {
+                Some(Err(error @ (Error::Refused { .. } | Error::Withheld { .. }))) => {
                     tracing::error!("{error}");
-                    if matches!(&result.outcome, Outcome::Failed { failure } if failure.code == "result-refused")
-                    {
+                    let failure = match error {
+                        Error::Withheld { .. } => withheld(),
+                        _ => Failure::fatal("result-refused", "the server refused the result"),
+                    };
+                    if matches!(&result.outcome, Outcome::Failed { failure: last } if *last == failure) {
                         return false;
                     }
-                    let failure = Failure::fatal("result-refused", "the server refused the result");
                     result.outcome = Outcome::Failed { failure };
                 }
                 Some(Err(error)) => {
@@ -357,20 +338,16 @@ impl<P: Phase> Worker<P> {
         }
     }
 
-    /// Bytes of two versions are never mixed in one job.
-    fn other_version(&self, task: &Task) -> Failure {
-        let Accepted {
-            version,
-            protocol,
-            algorithm,
-            ..
-        } = &task.job;
-        let message = format!(
-            "the job was accepted by version {version} (protocol {protocol}, algorithm {algorithm}); this worker \
-             runs {} (protocol {PROTOCOL_VERSION}, algorithm {})",
-            self.settings.version, self.settings.algorithm
-        );
-        Failure::fatal("version-differs", message)
+    fn took(&self, time: Duration) {
+        let (label, seconds) = ([&*self.settings.site, P::NAME.as_str()], time.as_secs_f64());
+        self.metrics
+            .task_duration
+            .with_label_values(&label)
+            .observe(seconds);
+        self.metrics
+            .task_seconds
+            .with_label_values(&label)
+            .inc_by(seconds);
     }
 
     fn made(&self, described: Described, started: String) -> Made {

@@ -1,6 +1,10 @@
-//! The workers of a site share one folder: progress, momentum and preprocessed cases lie there, and nowhere else.
+//! What a site tells of itself. Its workers share one folder: progress, momentum and preprocessed cases lie there, and
+//! nowhere else.
 
-use schemas::{names, site::SiteFolder};
+use schemas::{
+    names,
+    site::{Announce, SiteFolder},
+};
 
 use crate::{
     Error,
@@ -37,4 +41,12 @@ pub async fn share(connection: &Connection, folder: &SiteFolder, moved: bool) ->
         shared: standing.mark,
         mark: folder.mark.clone(),
     })
+}
+
+/// Tells the federation of a site: its data sets, devices and version. The last word stands.
+pub async fn announce(connection: &Connection, announce: &Announce) -> Result<(), Error> {
+    names::check_site("site", &announce.site)?;
+    let subject = subjects::announce(&announce.site);
+    publish::replace(connection, &subject, publish::encode(announce), None).await?;
+    Ok(())
 }

@@ -19,6 +19,7 @@ mod show;
 mod site;
 mod sites;
 mod submit;
+mod unmask;
 mod up;
 mod verify;
 mod watch;
@@ -82,6 +83,8 @@ enum Command {
     Download(download::Download),
     /// Write a job's curves, scores, plans, timings and pictures as one HTML page, which opens without a network
     Report(report::Report),
+    /// Give the segmentations in a zip their cases' own names again, at the site that made it
+    Unmask(unmask::Unmask),
     /// Check a job by its members' signatures alone: average all updates again, up to the final checkpoint
     Verify(verify::Verify),
     /// List the sites and their data sets
@@ -227,6 +230,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Retry(retry) => on_runtime(retry.run()),
         Command::Download(download) => on_runtime(download.run()),
         Command::Report(report) => on_runtime(report.run()),
+        Command::Unmask(unmask) => unmask.run(),
         Command::Verify(verify) => verify.run(),
         Command::Sites(sites) => on_runtime(sites.run()),
         Command::Demo(demo) => demo.run(),

@@ -70,6 +70,10 @@ struct NewHub {
     /// A port for NATS over HTTPS, for sites from which nothing else leads out
     #[arg(long)]
     websocket_port: Option<u16>,
+    /// Where sites dial an ingress that ends TLS before that port, as HOST:PORT. Members are then known by their key
+    /// alone, and nobody but the ingress may reach the port
+    #[arg(long, requires = "websocket_port", value_name = "HOST:PORT")]
+    ingress: Option<String>,
     /// Where the server's monitoring listens, as ADDRESS:PORT, for KEDA; it is open to all who reach it
     #[arg(long)]
     monitor: Option<String>,
@@ -150,6 +154,7 @@ impl NewHub {
             port,
             leaf_port,
             websocket_port,
+            ingress,
             monitor,
             store,
             encrypt,
@@ -161,6 +166,7 @@ impl NewHub {
             port,
             leaf_port,
             websocket_port,
+            ingress,
             monitor,
             store,
             encrypted: encrypt,

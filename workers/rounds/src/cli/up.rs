@@ -19,6 +19,7 @@ use schemas::{job::Device, names::Phase};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    exposure::policy::Policy,
     parts::{self, OrchestratorFolders},
     settings::{self, DatasetSettings, SiteSettings, cores},
     site::Site,
@@ -218,6 +219,7 @@ impl Up {
                 models: self.models.clone(),
                 // They go nowhere: all sites are on this machine.
                 pictures: true,
+                policy: Policy::of_one_machine(),
                 threads: cores(),
                 micro_batch: None,
                 slots: 1,

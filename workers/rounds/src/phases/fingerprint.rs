@@ -4,10 +4,10 @@ use nnunet::{
     dataset::Inventory,
     fingerprint::{Wanted, scan, select},
 };
-use pipeline::worker::TaskContext;
+use pipeline::{exit::Kind, worker::TaskContext};
 use schemas::task::{Failure, Task, TaskInput, TaskOutput};
 
-use super::{Watch, failure, fetch_json, shard, store_json, unknown_input};
+use super::{Watch, failure, fetch_json, send_json, shard, unknown_input};
 use crate::{
     job_folder::INVENTORY,
     site::{Site, write_whole},
@@ -29,7 +29,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
                 write_whole(&file, &bytes).map_err(|error| failure::io("the inventory", &file, &error))?;
                 taken
             };
-            let dataset_json = serde_json::to_value(dataset.dataset_json.without_cases())
+            let dataset_json = serde_json::to_value(dataset.dataset_json.travelling())
                 .map_err(|error| failure::bug(error.to_string()))?;
             Ok(TaskOutput::Inventory {
                 dataset_json,
@@ -49,7 +49,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
                 .map_err(|error| at_case(&dataset, error))?;
             site.keep_shapes(task, &scanned.cases)?;
             Ok(TaskOutput::FingerprintPart {
-                part: store_json(context, &scanned)?,
+                part: send_json(context, Kind::Fingerprint, &scanned)?,
             })
         }
         TaskInput::Select { request, .. } => {
@@ -59,7 +59,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
             let selected = select(&dataset, &dataset.cases[ordinals], &wanted, &watch)
                 .map_err(|error| at_case(&dataset, error))?;
             Ok(TaskOutput::FingerprintPart {
-                part: store_json(context, &selected)?,
+                part: send_json(context, Kind::Fingerprint, &selected)?,
             })
         }
         _ => Err(unknown_input(task)),

@@ -19,7 +19,10 @@ pub mod train_round;
 use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use nnunet::progress::Observer;
-use pipeline::worker::{Described, Phase, TaskContext};
+use pipeline::{
+    exit::Kind,
+    worker::{Described, Phase, TaskContext},
+};
 use schemas::{
     job::{Payload, TrainingPayload},
     names,
@@ -75,6 +78,16 @@ pub fn fetch_json<T: DeserializeOwned>(
 pub fn store_json<T: serde::Serialize>(context: &TaskContext, value: &T) -> Result<ArtifactRef, Failure> {
     let bytes = serde_json::to_vec(value).map_err(|error| failure::bug(error.to_string()))?;
     context.upload(bytes)
+}
+
+/// [`store_json`] of what may leave a site.
+pub fn send_json<T: serde::Serialize>(
+    context: &TaskContext,
+    kind: Kind,
+    value: &T,
+) -> Result<ArtifactRef, Failure> {
+    let bytes = serde_json::to_vec(value).map_err(|error| failure::bug(error.to_string()))?;
+    context.send(kind, bytes)
 }
 
 /// A document as nnU-Net writes it.

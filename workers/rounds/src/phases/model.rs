@@ -39,6 +39,15 @@ pub fn folder(
             .ok_or_else(|| failure::bug(format!("{field}: the job names no model archive")))?;
         return fetched(site, task, context, archive);
     }
+    local_folder(site, model)
+}
+
+/// The folder of a model inside a models root.
+///
+/// # Errors
+/// There is none that the site allows.
+pub fn local_folder(site: &Site, model: &NamedModel) -> Result<PathBuf, Failure> {
+    let field = model.path_field;
     for root in &site.settings.models {
         let Ok(root) = root.canonicalize() else { continue };
         if let Ok(folder) = root.join(model.path).canonicalize()

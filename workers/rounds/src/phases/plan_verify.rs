@@ -2,7 +2,7 @@
 //! conductor compares what they planned and what they start from.
 
 use nnunet::checkpoint::safetensors;
-use pipeline::worker::TaskContext;
+use pipeline::{exit::Kind, worker::TaskContext};
 use schemas::task::{Failure, Task, TaskInput, TaskOutput};
 use serde_json::Value;
 
@@ -29,7 +29,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     let federation = &task.job.message.federation;
     // The orchestrator draws weights itself, but holds no checkpoint.
     let sent = if federation.norm_bound.is_some() && federation.initial_checkpoint.is_some() {
-        Some(context.upload(bytes)?)
+        Some(context.send(Kind::Weights, bytes)?)
     } else {
         None
     };

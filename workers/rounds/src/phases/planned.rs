@@ -145,7 +145,7 @@ impl Planned {
 }
 
 /// The plans made from the pooled documents.
-fn plan(
+pub fn plan(
     task: &Task,
     fingerprint: &Fingerprint,
     dataset_json: &DatasetJson,

@@ -11,7 +11,7 @@ use nnunet::{
     train::{EpochLog, MomentumState, Trainer, TrainerSettings, TrainerVariant},
     update::Update,
 };
-use pipeline::worker::TaskContext;
+use pipeline::{exit::Kind, worker::TaskContext};
 use schemas::{
     job::{FoldId, Momentum, TrainingPayload},
     task::{EpochReport, Failure, Pooled, Task, TaskInput, TaskOutput, Validation, Weights},
@@ -144,7 +144,7 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
     let digest = safetensors::digest(&bytes);
     // The momentum is there before the update is: a round can never start from an update without it.
     momentum::store(site, task, &kept, &digest, start.previous_update)?;
-    let update = context.upload(bytes)?;
+    let update = context.send(Kind::Weights, bytes)?;
     Ok(TaskOutput::Trained {
         update: Some(update),
         epochs: reached.epochs,

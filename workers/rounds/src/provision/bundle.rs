@@ -78,6 +78,9 @@ impl Bundle<'_> {
         }
         if self.kind == Kind::Site {
             write(&folder.join("nats-leaf.conf"), &self.leaf(), Access::All)?;
+            if let Some(https) = self.leaf_https() {
+                write(&folder.join("nats-leaf-https.conf"), &https, Access::All)?;
+            }
         }
         Ok(())
     }
@@ -107,8 +110,8 @@ impl Bundle<'_> {
         );
         if self.kind == Kind::Site {
             text += &format!(
-                "# Through this site's own nats-server (nats-leaf.conf) instead: url = \"nats://127.0.0.1:4222\", and\n\
-                 # neither ca, certificate nor tls_first.\n\n\
+                "# Through this site's own nats-server (nats-leaf.conf, nats-leaf-https.conf) instead:\n\
+                 # url = \"nats://127.0.0.1:4222\", and neither ca, certificate nor tls_first.\n\n\
                  [[datasets]]\n\
                  # The name that jobs use, unique in the federation, and the nnU-Net raw data set.\n\
                  id = {name:?}\n\
@@ -145,34 +148,54 @@ impl Bundle<'_> {
 
     /// A nats-server at the site, which dials out and takes connections from this machine only.
     fn leaf(&self) -> String {
-        let Self { plan, name, key, .. } = self;
-        let urls = |scheme: &str, port: u16| {
-            let urls = plan.hosts.iter();
-            let urls: Vec<String> = urls
-                .map(|host| format!("\"{scheme}://{}\"", address(host, port)))
-                .collect();
-            urls.join(", ")
+        let urls: Vec<String> = self
+            .plan
+            .hosts
+            .iter()
+            .map(|host| format!("tls://{}", address(host, self.plan.leaf_port)))
+            .collect();
+        self.leaf_by(
+            "nats-leaf.conf",
+            &urls,
+            "    tls { ca_file: \"ca.pem\", cert_file: \"site.pem\", key_file: \"site.key\", timeout: 5, \
+             handshake_first: true }\n",
+        )
+    }
+
+    /// The same, where only HTTPS leads out; none where the hub does not listen for it.
+    fn leaf_https(&self) -> Option<String> {
+        let port = self.plan.websocket_port?;
+        let dialled: Vec<String> = match &self.plan.ingress {
+            Some(ingress) => vec![ingress.clone()],
+            None => self.plan.hosts.iter().map(|host| address(host, port)).collect(),
         };
-        let mut text = format!(
+        let urls: Vec<String> = dialled.iter().map(|host| format!("wss://{host}")).collect();
+        let tls = match self.plan.ingress {
+            Some(_) => {
+                "    # The authority that signed the ingress's certificate, or the hospital's own that stands between,\n    \
+                 # where this machine does not know it anyway:\n    # tls { ca_file: \"authority.pem\" }\n"
+            }
+            None => {
+                "    tls { ca_file: \"ca.pem\", cert_file: \"site.pem\", key_file: \"site.key\", timeout: 5 }\n"
+            }
+        };
+        let proxy = "    # Through the hospital's proxy:\n    \
+                     # proxy: { url: \"http://proxy:3128\", username: \"USER\", password: $PROXY_PASSWORD }\n";
+        Some(self.leaf_by("nats-leaf-https.conf", &urls, &format!("{tls}{proxy}")))
+    }
+
+    fn leaf_by(&self, file: &str, urls: &[String], how: &str) -> String {
+        let Self { plan, name, key, .. } = self;
+        format!(
             "# The nats-server of site {name}: it dials out to the hub, and listens on this machine only. Start it in\n\
-             # this folder: ROUNDS_SEED=$(cat site.nk) nats-server -c nats-leaf.conf\n\
+             # this folder: ROUNDS_SEED=$(cat site.nk) nats-server -c {file}\n\
              server_name: {:?}\n\
              listen: \"127.0.0.1:4222\"\n\
              max_payload: 8388608\n\
              accounts {{\n  SITE {{ users: [ {{ nkey: {key:?} }} ] }}\n}}\n\
-             leafnodes {{\n  remotes: [ {{\n    urls: [ {} ]\n",
+             leafnodes {{\n  remotes: [ {{\n    urls: {urls:?}\n    account: SITE\n    nkey: $ROUNDS_SEED\n{how}  }} ]\n}}\n",
             format!("{}-{name}", plan.name),
-            urls("tls", plan.leaf_port)
-        );
-        if let Some(port) = plan.websocket_port {
-            text += &format!(
-                "    # Where only HTTPS leads out, and then without handshake_first:\n    # urls: [ {} ]\n",
-                urls("wss", port)
-            );
-        }
-        text += "    account: SITE\n    nkey: $ROUNDS_SEED\n    tls { ca_file: \"ca.pem\", cert_file: \"site.pem\", \
-                 key_file: \"site.key\", timeout: 5, handshake_first: true }\n  } ]\n}\n";
-        text
+        )
     }
 }
 

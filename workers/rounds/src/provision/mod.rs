@@ -51,6 +51,9 @@ pub struct Plan {
     /// The port for NATS over HTTPS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub websocket_port: Option<u16>,
+    /// Where an ingress that ends TLS before the websocket port is dialled, `host:port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<String>,
     /// Where the server's monitoring listens, `address:port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor: Option<String>,

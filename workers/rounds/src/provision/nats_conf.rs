@@ -26,6 +26,7 @@ pub fn server(plan: &Plan) -> String {
         port,
         leaf_port,
         websocket_port,
+        ingress,
         monitor,
         store,
         encrypted,
@@ -50,9 +51,16 @@ pub fn server(plan: &Plan) -> String {
          leafnodes {{\n  listen: \"{listen}:{leaf_port}\"\n  {first}\n}}\n"
     );
     if let Some(port) = websocket_port {
+        let (protected, how) = match ingress {
+            Some(ingress) => (
+                format!(" An ingress at {ingress} ends TLS, and\n# nobody else may reach this port"),
+                "no_tls: true",
+            ),
+            None => (String::new(), &*plain),
+        };
         text += &format!(
-            "# The same for sites from which only HTTPS leads out.\n\
-             websocket {{\n  listen: \"{listen}:{port}\"\n  {plain}\n}}\n"
+            "# The same for sites from which only HTTPS leads out.{protected}\n\
+             websocket {{\n  listen: \"{listen}:{port}\"\n  {how}\n}}\n"
         );
     }
     if let Some(address) = monitor {

@@ -13,6 +13,7 @@ fn plan(encrypted: bool) -> Plan {
         port: 4222,
         leaf_port: 7422,
         websocket_port: Some(443),
+        ingress: None,
         monitor: None,
         store: "data".into(),
         encrypted,
@@ -44,6 +45,7 @@ fn the_generated_files_are_taken_by_those_who_read_them() {
         let a = hub.add(Kind::Site, "a", None).unwrap();
         let seed = read(&a.join("site.nk")).unwrap();
         accepts(&a, "nats-leaf.conf", seed.trim());
+        accepts(&a, "nats-leaf-https.conf", seed.trim());
         let (public, _) = new_key().unwrap();
         let b = hub.add(Kind::Site, "b_1-x", Some(&public)).unwrap();
         assert!(!b.join("site.nk").exists(), "its seed is its own");

@@ -1,19 +1,13 @@
 //! `rounds site gc`: what a site's folder holds and no live job needs.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use pipeline::{
-    connection::Connection,
-    known::{self, Known},
-    metrics::Metrics,
-};
+use pipeline::known::Known;
 
+use super::known::known_jobs;
 use crate::{byte_size::ByteSize, cli::on_runtime, gc::Garbage, settings::SiteSettings, site::Site};
-
-/// How long to wait for the server: without it no job is known to have ended.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Remove from a site's folder what no live job needs: preprocessed cases, momentum, models and segmentations of
 /// jobs that have ended. A job that the server does not know to have ended counts as live
@@ -77,10 +71,4 @@ impl Gc {
         println!("freed {all}");
         Ok(())
     }
-}
-
-async fn known_jobs(settings: &SiteSettings) -> anyhow::Result<Vec<Known>> {
-    let name = format!("site-{}-gc", settings.site);
-    let connection = Connection::open(&settings.nats.access()?, &name, PATIENCE, &Metrics::new()).await?;
-    Ok(known::jobs_of(&connection, &settings.site).await?)
 }

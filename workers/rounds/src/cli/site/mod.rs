@@ -1,13 +1,21 @@
-//! `rounds site`: a site with workers for all its phases. `rounds site gc`: what it no longer needs.
+//! `rounds site`: a site with workers for all its phases; what it no longer needs, and what leaves it.
 
+mod approve;
+mod audit;
 mod gc;
+mod jobs;
+mod known;
+mod preview;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use schemas::names::Phase;
 
 use super::worker::{self, Part};
+
+/// How long to wait for the server: without it no job is known to have ended.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Start a site with workers for all its phases
 #[derive(Args)]
@@ -30,13 +38,33 @@ pub struct Site {
 enum Command {
     /// Remove from a site's folder what no live job needs
     Gc(gc::Gc),
+    /// List the jobs that reached this site, and those that wait for a person
+    Jobs(jobs::Jobs),
+    /// Show what would leave this site for a job
+    Preview(preview::Preview),
+    /// Let a job run at this site, or refuse it
+    Approve(approve::Approve),
+    /// Show what left this site, and check that nobody changed the log
+    Audit(audit::Audit),
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Command::Gc(gc) => gc.run(),
+            Command::Jobs(jobs) => jobs.run(),
+            Command::Preview(preview) => preview.run(),
+            Command::Approve(approve) => approve.run(),
+            Command::Audit(audit) => audit.run(),
+        }
+    }
 }
 
 impl Site {
     /// Runs until interrupted.
     pub fn run(self) -> anyhow::Result<()> {
         let settings = match (self.command, self.settings) {
-            (Some(Command::Gc(gc)), _) => return gc.run(),
+            (Some(command), _) => return command.run(),
             (None, Some(settings)) => settings,
             // clap asks for one of the two.
             (None, None) => anyhow::bail!("expected the site's settings"),

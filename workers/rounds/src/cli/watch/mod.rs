@@ -3,7 +3,10 @@
 
 mod story;
 
-use std::{collections::BTreeMap, io::IsTerminal};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::IsTerminal,
+};
 
 use anyhow::bail;
 use clap::Args;
@@ -12,6 +15,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use pipeline::{
     client::{Client, Watched},
     conductor::Waiting,
+    exit::APPROVAL,
 };
 use schemas::{
     event::{Event, Failed, Finished, History, Release, Score},
@@ -89,6 +93,8 @@ struct View {
     rounds: Option<ProgressBar>,
     sites: BTreeMap<String, ProgressBar>,
     story: Story,
+    /// Sites where a person is asked.
+    waiting: BTreeSet<String>,
     live: bool,
 }
 
@@ -99,6 +105,7 @@ impl View {
             rounds: None,
             sites: BTreeMap::new(),
             story: Story::default(),
+            waiting: BTreeSet::new(),
             live: std::io::stderr().is_terminal(),
         }
     }
@@ -164,6 +171,13 @@ impl View {
     }
 
     fn progressed(&mut self, progress: &Progress) {
+        if progress.what == APPROVAL {
+            if self.waiting.insert(progress.site.clone()) {
+                self.say([format!("  {}: waits for {APPROVAL} at the site", progress.site)]);
+            }
+            return;
+        }
+        self.waiting.remove(&progress.site);
         if !self.live || self.story.at != Some((progress.phase, progress.round, progress.pass)) {
             return;
         }

@@ -12,7 +12,7 @@ use nnunet::{
     evaluate::{CaseScores, Scores, Summary},
     predict::{Precision, Settings},
 };
-use pipeline::worker::TaskContext;
+use pipeline::{exit::Kind, worker::TaskContext};
 use schemas::{
     job::InferencePayload,
     nnunet::DatasetJson,
@@ -20,10 +20,10 @@ use schemas::{
 };
 use serde_json::{Value, json};
 
-use super::{Model, Scans, Segmented, failure, pictures};
+use super::{Model, Scans, Segmented, failure, model, pictures};
 use crate::{
     job_folder::{SEGMENTATIONS, SEGMENTED, entries},
-    phases::{average::zip_folder, store_json, train_round::device_of},
+    phases::{average::zip_folder, document, send_json, train_round::device_of},
     site::{Site, write_whole},
 };
 
@@ -83,21 +83,26 @@ pub fn run(
             Some(scores)
         }
     };
-    for document in ["plans.json", "dataset.json"] {
-        let bytes = fs::read(model.folder.join(document)).map_err(io)?;
-        write_whole(&folder.join(document), &bytes).map_err(io)?;
+    if let Some(id) = &scans.pseudonyms {
+        summary["pseudonyms"] = json!(id);
     }
-    let text =
-        schemas::nnunet::python_json::to_string(&summary).map_err(|error| failure::bug(error.to_string()))?;
-    write_whole(&folder.join("inference.json"), text.as_bytes()).map_err(io)?;
+    for (name, text) in [
+        ("plans.json", document(&plans_that_leave(task, &opened)?)?),
+        ("dataset.json", document(&described(&opened)?.travelling())?),
+        ("inference.json", document(&summary)?),
+    ] {
+        write_whole(&folder.join(name), text.as_bytes()).map_err(io)?;
+    }
 
     let pictures = draw(site, task, context, model, &segmented, &scans, &folder)?;
 
     let archive = site.job(task).join("segmentations.zip");
     zip_folder(&folder, task.dataset().unwrap_or("segmentations"), &archive).map_err(io)?;
-    let scores: Option<ArtifactRef> = scores.map(|scores| store_json(context, &scores)).transpose()?;
+    let scores: Option<ArtifactRef> = scores
+        .map(|scores| send_json(context, Kind::Scores, &scores))
+        .transpose()?;
     Ok(TaskOutput::Collected {
-        archive: context.upload_file(&archive)?,
+        archive: context.send_file(Kind::Segmentations, &archive)?,
         cases: done,
         failures: segmented.failures,
         scores,
@@ -130,7 +135,7 @@ fn draw(
     );
     let drawn = drawn.map_err(|error| failure::io("the pictures", folder, &error))?;
     let upload = |(case, file): (u32, PathBuf)| {
-        let image = context.upload_file(&file)?;
+        let image = context.send_file(Kind::Picture, &file)?;
         Ok(Picture { case, image })
     };
     drawn.into_iter().map(upload).collect()
@@ -202,10 +207,24 @@ fn plan(
     }))
 }
 
+/// The model's dataset.json.
+fn described(opened: &ModelFolder) -> Result<DatasetJson, Failure> {
+    serde_json::from_value(opened.dataset_json.clone())
+        .map_err(|error| Failure::fatal("bad-dataset-json", error.to_string()))
+}
+
+/// The model's plans. Those of a model of the site's own do not name the data set that it was planned for.
+fn plans_that_leave(task: &Task, opened: &ModelFolder) -> Result<Value, Failure> {
+    let mut plans = opened.plans.to_value();
+    if let (None, Value::Object(fields)) = (model::named(task)?.job(), &mut plans) {
+        fields.insert("dataset_name".to_owned(), json!(task.dataset()));
+    }
+    Ok(plans)
+}
+
 /// What leaves the site, and the site's own summary, which names its files.
 fn scores(opened: &ModelFolder, segmented: &Segmented, scans: &Scans) -> Result<(Scores, Summary), Failure> {
-    let document: DatasetJson = serde_json::from_value(opened.dataset_json.clone())
-        .map_err(|error| Failure::fatal("bad-dataset-json", error.to_string()))?;
+    let document = described(opened)?;
     let scores = Scores {
         labels: document.foreground(),
         cases: segmented.scores.clone(),

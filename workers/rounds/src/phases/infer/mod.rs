@@ -9,7 +9,7 @@ mod validate;
 
 use std::path::PathBuf;
 
-use nnunet::evaluate::ScoredCase;
+use nnunet::{dataset::RawCase, evaluate::ScoredCase};
 use pipeline::worker::TaskContext;
 use schemas::{
     job::Payload,
@@ -54,6 +54,25 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         }
         _ => Err(unknown_input(task)),
     }
+}
+
+/// The files of segmentations that an inference job would take from the site.
+///
+/// # Errors
+/// As of the job's first task.
+pub fn would_leave(site: &Site, task: &Task) -> Result<Vec<String>, Failure> {
+    let Payload::Inference(payload) = &task.job.message.payload else {
+        return Ok(Vec::new());
+    };
+    let dataset = scans::dataset(site, task)?;
+    // Only a data set that is not described needs the model to say what its scans are.
+    let model = match &dataset {
+        Some(_) => PathBuf::new(),
+        None => model::local_folder(site, &model::named(task)?)?,
+    };
+    let scans = Scans::find(site, task, payload, dataset.as_ref(), &model)?;
+    let file = |case: RawCase| format!("{}{}", case.identifier, scans.file_ending);
+    Ok(scans.cases().into_iter().map(file).collect())
 }
 
 /// What segments, and what is segmented.

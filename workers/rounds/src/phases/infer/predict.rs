@@ -67,6 +67,8 @@ pub fn run(
             segmented.failures.push(failed);
         }
     }
+    // The zip's summary has them, too.
+    site.clean(segmented.failures.iter_mut().chain(&mut segmented.unscored));
     let file = Segmented::file(site, task, task.key.shard);
     let bytes = serde_json::to_vec(&segmented).map_err(|error| failure::bug(error.to_string()))?;
     write_whole(&file, &bytes).map_err(|error| failure::io("what became of the cases", &file, &error))?;

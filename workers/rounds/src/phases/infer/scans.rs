@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure;
 use crate::{
+    exposure::pseudonyms::{self, Pseudonyms},
     job_folder::SCANS,
     settings::DatasetSettings,
     site::{Site, write_whole},
@@ -27,11 +28,15 @@ pub struct Scans {
     scans: Vec<Scan>,
     /// The ending of the scans' and the segmentations' files.
     pub file_ending: String,
+    /// The id of the job's pseudonyms, where the cases have them in place of their names.
+    #[serde(default)]
+    pub pseudonyms: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Scan {
+    /// What the case is called in all that is made of it: its name, or its pseudonym.
     case: String,
     images: Vec<PathBuf>,
     /// The reference segmentation, where there is one.
@@ -74,7 +79,8 @@ impl Scans {
         self.scans.iter().map(case).collect()
     }
 
-    fn find(
+    /// Looks for them.
+    pub fn find(
         site: &Site,
         task: &Task,
         payload: &InferencePayload,
@@ -113,9 +119,42 @@ impl Scans {
                 reference: reference.filter(|file| file.is_file()),
             }
         };
-        Ok(Self {
+        let found = Self {
             scans: cases.into_iter().map(scan).collect(),
             file_ending,
+            pseudonyms: None,
+        };
+        if site.settings.policy.case_names {
+            return Ok(found);
+        }
+        let root = &site.settings.root;
+        found
+            .under_pseudonyms(root, task)
+            .map_err(|error| failure::io("the pseudonyms", root, &error))
+    }
+
+    /// The same scans under pseudonyms, in their order. Which is which is kept first.
+    fn under_pseudonyms(self, root: &Path, task: &Task) -> std::io::Result<Self> {
+        let names: Vec<&str> = self.scans.iter().map(|scan| &*scan.case).collect();
+        let (id, order) = pseudonyms::order(root, &task.job, &names)?;
+        let mut scans: Vec<Option<Scan>> = self.scans.into_iter().map(Some).collect();
+        let mut kept = Pseudonyms {
+            id: id.clone(),
+            cases: Default::default(),
+        };
+        let mut ordered = Vec::with_capacity(scans.len());
+        for (number, place) in order.into_iter().enumerate() {
+            if let Some(mut scan) = scans[place].take() {
+                let name = std::mem::replace(&mut scan.case, pseudonyms::pseudonym(number));
+                kept.cases.insert(scan.case.clone(), name);
+                ordered.push(scan);
+            }
+        }
+        pseudonyms::keep(root, &task.key.job, &kept)?;
+        Ok(Self {
+            scans: ordered,
+            pseudonyms: Some(id),
+            ..self
         })
     }
 }

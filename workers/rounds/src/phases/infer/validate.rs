@@ -6,7 +6,7 @@ use nnunet::{
     predict::{ModelSettings, Outcome, Predictor, Settings},
     train::TrainerVariant,
 };
-use pipeline::worker::TaskContext;
+use pipeline::{exit::Kind, worker::TaskContext};
 use schemas::{
     job::TrainingPayload,
     task::{Failure, Task, TaskInput, TaskOutput, Weights},
@@ -15,7 +15,7 @@ use schemas::{
 use super::{Watch, failure, shard, unknown_input};
 use crate::{
     job_folder::VALIDATION,
-    phases::{average::fetch_average, initial, preprocess::cases_of, store_json, train_round::device_of},
+    phases::{average::fetch_average, initial, preprocess::cases_of, send_json, train_round::device_of},
     site::Site,
 };
 
@@ -101,6 +101,6 @@ pub fn run(
         scores.cases.push(case);
     }
     Ok(TaskOutput::Validated {
-        scores: store_json(context, &scores)?,
+        scores: send_json(context, Kind::Scores, &scores)?,
     })
 }

@@ -11,6 +11,7 @@
 
 pub mod event;
 pub mod job;
+pub mod masking;
 pub mod names;
 pub mod nnunet;
 pub mod roster;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::{
     event::{Accepted, History},
+    masking::{SealedShares, SignedKeys, SiteShares, Unmasking},
     names::Phase,
     survey::SiteSurvey,
 };
@@ -119,6 +120,22 @@ pub enum TaskInput {
         /// The digest every site's plans had.
         plans_digest: String,
     },
+    /// train-round pass 2, before pass 0 of a round whose updates are masked: make the round's keys.
+    MakeKeys {},
+    /// train-round pass 3: share the secrets behind them.
+    ShareSecrets {
+        /// The keys that the round goes by, in site order.
+        keys: Vec<SignedKeys>,
+    },
+    /// train-round pass 4, behind pass 0: tell what takes the masks off the sum.
+    Unmask {
+        /// The sites that shared their secrets, in order.
+        sharers: Vec<String>,
+        /// Those of them whose updates count, in order.
+        counted: Vec<String>,
+        /// What the sharers sealed for the site.
+        shares: Vec<SealedShares>,
+    },
     /// train-round: pass 0 trains and scores the weights it starts from; pass 1 only scores.
     TrainRound {
         /// What was planned from.
@@ -133,6 +150,9 @@ pub enum TaskInput {
         epochs_before: u32,
         /// The learning rate's horizon, in epochs.
         total_epochs: u32,
+        /// The sites that shared their secrets, in order, where the update is masked for a sum over them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        sharers: Vec<String>,
     },
     /// average pass 0: the average of a round, by the job's algorithm.
     Average {
@@ -141,6 +161,9 @@ pub enum TaskInput {
         /// What the round started from, where the job bounds how far an update may lie from it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         base: Option<Base>,
+        /// How the masks are taken off, where the updates are masked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unmasking: Option<Unmasking>,
     },
     /// average pass 1: the results folder.
     Results {
@@ -431,9 +454,24 @@ pub enum TaskOutput {
         /// Cases that the cache held.
         cached: u32,
     },
-    /// train-round.
+    /// train-round pass 2.
+    Keys {
+        /// The site's keys.
+        keys: SignedKeys,
+    },
+    /// train-round pass 3.
+    Shared {
+        /// Its secrets, for each other site that the round goes by.
+        shares: Vec<SealedShares>,
+    },
+    /// train-round pass 4.
+    Unmasked {
+        /// What it tells.
+        shares: SiteShares,
+    },
+    /// train-round passes 0 and 1.
     Trained {
-        /// The site's weights after the round; none for a scoring pass.
+        /// The site's weights after the round, masked where the job says so; none for a scoring pass.
         update: Option<ArtifactRef>,
         /// One an epoch.
         epochs: Vec<EpochReport>,

@@ -4,7 +4,9 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Device, InitialCheckpoint, lax, robust};
+use super::{
+    Device, InitialCheckpoint, Privacy, SecureAggregation, lax, privacy, robust, secure_aggregation,
+};
 use crate::{Invalid, names};
 
 /// How a job is federated.
@@ -69,6 +71,12 @@ pub struct Federation {
     /// farther is scaled down to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub norm_bound: Option<f64>,
+    /// Whether the orchestrator learns the sum of the sites' weights alone, and no site's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure_aggregation: Option<SecureAggregation>,
+    /// Whether what a round adds to a site's weights is cut and gets noise before it leaves the site.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<Privacy>,
     /// Sites that train-round and infer cannot go on without; the default is all of them.
     #[serde(
         deserialize_with = "lax::optional_u32",
@@ -131,6 +139,8 @@ impl Default for Federation {
             fedprox_mu: None,
             trim: None,
             norm_bound: None,
+            secure_aggregation: None,
+            privacy: None,
             min_sites: None,
             round_deadline_seconds: None,
             round_seconds: None,
@@ -277,6 +287,8 @@ impl Federation {
             }
         }
         robust::check(self, sites)?;
+        secure_aggregation::check(self, sites)?;
+        privacy::check(self)?;
         for site in self.site_devices.keys() {
             names::check_site(&format!("federation.site_devices.{site}"), site)?;
         }

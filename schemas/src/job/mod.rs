@@ -8,7 +8,9 @@ mod inference;
 mod initial_checkpoint;
 pub mod lax;
 mod named_model;
+mod privacy;
 mod robust;
+mod secure_aggregation;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -21,6 +23,8 @@ pub use federation::{Algorithm, Federation, Momentum, Planner, Weighting};
 pub use inference::{CheckpointName, InferencePayload};
 pub use initial_checkpoint::{InitialCheckpoint, InitialPlans};
 pub use named_model::NamedModel;
+pub use privacy::{Privacy, PrivacyUnit};
+pub use secure_aggregation::SecureAggregation;
 pub use training::{ModelConfiguration, TrainingPayload};
 
 use crate::{Invalid, names};
@@ -274,6 +278,7 @@ impl JobMessage {
         match &self.payload {
             Payload::Training(training) => {
                 training.check()?;
+                privacy::check_rounds(&self.federation, training)?;
                 if training.starting_fed_round == 0 && self.resume_from.is_some() {
                     let reason =
                         "given, but payload.starting_fed_round is 0: expected the round to go on with";

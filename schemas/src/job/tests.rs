@@ -19,6 +19,13 @@ fn with(mut payload: Value, field: &str, value: Value) -> Value {
     json!({ "datasets": ["a", "b"], "payload": payload })
 }
 
+/// Settings for differential privacy, with `field` set to `value`.
+fn private(field: &str, value: Value) -> Value {
+    let mut privacy = json!({ "clip": 1.5, "noise_multiplier": 1, "delta": 1e-5, "unit": "site" });
+    privacy[field] = value;
+    json!({ "privacy": privacy })
+}
+
 /// A message of five sites.
 fn of_five(federation: Value) -> Value {
     json!({ "datasets": ["a", "b", "c", "d", "e"], "payload": training(), "federation": federation })
@@ -130,6 +137,26 @@ fn numbers_are_lax(#[case] value: Value, #[case] expected: u32) {
 #[case(of_five(json!({ "norm_bound": 0 })), "federation.norm_bound")]
 #[case(of_five(json!({ "norm_bound": 2, "min_sites": 2 })), "federation.norm_bound")]
 #[case(of_five(json!({ "norm_bound": 2, "momentum": "average" })), "federation.momentum")]
+#[case(of_five(json!({ "secure_aggregation": true })), "federation.secure_aggregation")]
+#[case(of_five(json!({ "secure_aggregation": { "treshold": 3 } })), "federation.secure_aggregation.treshold")]
+#[case(of_five(json!({ "secure_aggregation": { "threshold": 2 } })), "federation.secure_aggregation.threshold")]
+#[case(of_five(json!({ "secure_aggregation": { "threshold": 6 } })), "federation.secure_aggregation.threshold")]
+#[case(of_five(json!({ "secure_aggregation": { "largest_norm": 0 } })), "federation.secure_aggregation.largest_norm")]
+#[case(of_five(json!({ "secure_aggregation": {}, "min_sites": 3 })), "federation.min_sites")]
+#[case(of_five(json!({ "secure_aggregation": {}, "algorithm": "median" })), "federation.algorithm")]
+#[case(of_five(json!({ "secure_aggregation": {}, "norm_bound": 2 })), "federation.norm_bound")]
+#[case(of_five(json!({ "secure_aggregation": {}, "momentum": "average" })), "federation.momentum")]
+#[case(of_five(json!({ "secure_aggregation": {}, "round_seconds": 2 })), "federation.round_seconds")]
+#[case(of_five(json!({ "secure_aggregation": {}, "weighting": "iterations" })), "federation.weighting")]
+#[case(json!({ "datasets": ["a", "b"], "payload": training(), "federation": { "secure_aggregation": {} } }), "federation.secure_aggregation")]
+#[case(of_five(json!({ "privacy": { "clip": 1, "noise_multiplier": 1, "delta": 1e-5 } })), "federation.privacy.unit")]
+#[case(of_five(private("unit", json!("case"))), "federation.privacy.unit")]
+#[case(of_five(private("clip", json!(0))), "federation.privacy.clip")]
+#[case(of_five(private("noise_multiplier", json!(-1))), "federation.privacy.noise_multiplier")]
+#[case(of_five(private("delta", json!(1))), "federation.privacy.delta")]
+#[case(of_five(private("epsilon", json!(1))), "federation.privacy.epsilon")]
+#[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "momentum": "average", "privacy": private("clip", json!(1))["privacy"] } }), "federation.momentum")]
+#[case(json!({ "datasets": ["a"], "payload": with(training(), "starting_fed_round", json!(1))["payload"], "federation": private("clip", json!(1)) }), "payload.starting_fed_round")]
 #[case(training(), "datasets")]
 fn a_refusal_names_the_field(#[case] message: Value, #[case] field: &str) {
     let error = parse(&message).unwrap_err();
@@ -142,7 +169,10 @@ fn a_refusal_names_the_field(#[case] message: Value, #[case] field: &str) {
 #[case(json!({ "algorithm": "trimmed-mean", "trim": 1, "min_sites": 3, "momentum": "reset" }))]
 #[case(json!({ "norm_bound": 1.5 }))]
 #[case(json!({ "algorithm": "fedprox", "fedprox_mu": 0.01, "norm_bound": 1, "min_sites": 3 }))]
-fn robust_averages_are_taken(#[case] federation: Value) {
+#[case(json!({ "secure_aggregation": {}, "algorithm": "fedprox", "fedprox_mu": 0.01 }))]
+#[case(json!({ "secure_aggregation": { "threshold": "3", "largest_norm": 10 }, "min_sites": 3, "weighting": "equal" }))]
+#[case(private("delta", json!(1e-6)))]
+fn averages_and_what_guards_them_are_taken(#[case] federation: Value) {
     let message = parse(&of_five(federation)).unwrap();
     let written = serde_json::to_vec(&message).unwrap();
     assert_eq!(JobMessage::parse(&written, None).unwrap(), message);

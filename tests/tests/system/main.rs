@@ -12,6 +12,7 @@ mod house;
 mod initial_checkpoint;
 mod job;
 mod killed;
+mod masked;
 mod measured;
 mod overhead;
 mod plain_client;

@@ -49,6 +49,9 @@ pub enum Error {
     /// A training left the numbers: a loss, a gradient or a weight is infinite or NaN.
     #[error("{0}")]
     NotFinite(String),
+    /// A weight is too large to be sent as an integer.
+    #[error("{0}")]
+    OutOfRange(String),
     /// libtorch reported an error.
     #[error("libtorch: {0}")]
     Torch(String),

@@ -6,6 +6,7 @@
 //!     preprocessed/<data set>/     nnU-Net's preprocessed folder: the documents, and links into the cache of cases
 //!     momentum/<update>            the optimiser's momentum, by the digest of the update it made
 //!     round/<round>/<epochs>       how far a training round has come
+//!     protected/<round>            secrets of a round whose update leaves masked, and what was sent
 //!     replica.json                 build, device, threads and instruction set of the first worker that trained
 //!     model/                       the model that the job segments with or starts from, where it was fetched
 //!     scans.json                   the frozen list of scans that an inference job segments
@@ -35,6 +36,8 @@ pub const PREPROCESSED: &str = "preprocessed";
 pub const MOMENTUM: &str = "momentum";
 /// How far a training round has come.
 pub const ROUND: &str = "round";
+/// The secrets of rounds whose updates leave masked.
+pub const PROTECTED: &str = "protected";
 /// The frozen list of scans of an inference job.
 pub const SCANS: &str = "scans.json";
 /// What an inference job made.

@@ -22,6 +22,7 @@ mod job_folder;
 mod memory;
 mod parts;
 mod phases;
+mod privacy;
 mod provision;
 mod room;
 mod settings;

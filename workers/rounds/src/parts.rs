@@ -32,6 +32,7 @@ use crate::{
     exposure::admission::Door,
     gpu,
     phases::{Aggregate, Average, Fingerprint, Infer, PlanVerify, Preprocess, TrainRound},
+    privacy,
     site::Site,
 };
 
@@ -395,6 +396,12 @@ fn check_job(message: &JobMessage) -> Result<Vec<String>, schemas::Invalid> {
         warnings.push(format!(
             "an epoch has {} training and {} validation iterations; nnU-Net's has 250 and 50",
             federation.iterations_per_epoch, federation.val_iterations_per_epoch
+        ));
+    }
+    if let Some(privacy) = &federation.privacy {
+        warnings.push(format!(
+            "privacy: {}",
+            privacy::guarantee(privacy, payload.num_rounds)
         ));
     }
     Ok(warnings)

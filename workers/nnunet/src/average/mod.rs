@@ -83,7 +83,7 @@ pub fn average(
     };
     let factors = bound.as_ref().map(|bound| &*bound.factors);
 
-    let mut writer = Writer::create(output, &shapes)?;
+    let mut writer = Writer::<f32>::create(output, &shapes)?;
     for (done, (name, shape)) in shapes.iter().enumerate() {
         if observer.stop_requested() {
             return Err(Error::Stopped);

@@ -1,11 +1,13 @@
 //! Weights and momentum as safetensors: how they travel between sites, and how they rest on a disk.
 //!
-//! The tensors stand in the order of the state (nnU-Net's parameter order), float32, each once.
+//! The tensors stand in the order of the state (nnU-Net's parameter order), float32, each once. A masked update is of
+//! unsigned 64-bit integers in their place.
 //! The same state gives the same bytes. The format is <https://huggingface.co/docs/safetensors>.
 
 use std::{
     fs::File,
     io::{BufWriter, Write},
+    marker::PhantomData,
     path::{Path, PathBuf},
 };
 
@@ -26,7 +28,7 @@ pub fn to_bytes(state: &StateDict) -> Vec<u8> {
         .iter()
         .map(|(name, t)| (name.to_owned(), t.shape.clone()))
         .collect();
-    let mut bytes = header(&shapes);
+    let mut bytes = header::<f32>(&shapes);
     for (_, tensor) in state.iter() {
         bytes.extend(tensor.data.iter().flat_map(|v| v.to_le_bytes()));
     }
@@ -38,7 +40,7 @@ pub fn to_bytes(state: &StateDict) -> Vec<u8> {
 /// # Errors
 /// Where they are no safetensors, or a tensor is not float32 or not finite: the error names it.
 pub fn from_bytes(bytes: &[u8], what: &str) -> Result<StateDict> {
-    let tensors = parse(bytes, Path::new(what))?;
+    let tensors = parse::<f32>(bytes, Path::new(what))?;
     read_state(&tensors, bytes, Path::new(what))
 }
 
@@ -48,7 +50,7 @@ pub fn write(state: &StateDict, path: &Path) -> Result<String> {
         .iter()
         .map(|(name, t)| (name.to_owned(), t.shape.clone()))
         .collect();
-    let mut writer = Writer::create(path, &shapes)?;
+    let mut writer = Writer::<f32>::create(path, &shapes)?;
     for (_, tensor) in state.iter() {
         writer.push(&tensor.data)?;
     }
@@ -90,22 +92,50 @@ pub(crate) fn check_shapes(
     }
 }
 
+/// What tensors are of.
+pub trait Value: Copy {
+    /// Its name in a file's header.
+    const DTYPE: Dtype;
+    /// Bytes of one.
+    const SIZE: usize;
+    /// Adds its little-endian bytes.
+    fn put(self, bytes: &mut Vec<u8>);
+}
+
+impl Value for f32 {
+    const DTYPE: Dtype = Dtype::F32;
+    const SIZE: usize = 4;
+    fn put(self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.to_le_bytes());
+    }
+}
+
+impl Value for u64 {
+    const DTYPE: Dtype = Dtype::U64;
+    const SIZE: usize = 8;
+    fn put(self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.to_le_bytes());
+    }
+}
+
 /// A safetensors file in memory by mapping: a tensor is read when it is asked for.
-pub struct MappedTensors {
+pub struct MappedTensors<T = f32> {
+    values: PhantomData<T>,
     path: PathBuf,
     map: Mmap,
     data_start: usize,
     tensors: IndexMap<String, (Vec<usize>, usize, usize)>,
 }
 
-impl MappedTensors {
+impl<T: Value> MappedTensors<T> {
     /// Maps `path` and checks its header against its size. The file must not change while it is mapped.
-    pub fn open(path: &Path) -> Result<MappedTensors> {
+    pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         // SAFETY: artifacts are written to a temporary, renamed, and never changed.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
-        let Parsed { data_start, tensors } = parse(&map, path)?;
+        let Parsed { data_start, tensors } = parse::<T>(&map, path)?;
         Ok(MappedTensors {
+            values: PhantomData,
             path: path.to_owned(),
             map,
             data_start,
@@ -121,19 +151,10 @@ impl MappedTensors {
             .collect()
     }
 
-    /// The little-endian float32 bytes of a tensor; `None` where there is none of this name.
+    /// The little-endian bytes of a tensor's values; `None` where there is none of this name.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         let (_, start, end) = self.tensors.get(name)?;
         self.map.get(self.data_start + start..self.data_start + end)
-    }
-
-    /// All tensors. Errors name the first that is not finite.
-    pub fn state(&self) -> Result<StateDict> {
-        let parsed = Parsed {
-            data_start: self.data_start,
-            tensors: self.tensors.clone(),
-        };
-        read_state(&parsed, &self.map, &self.path)
     }
 
     /// The sha256 of the file in hexadecimal digits.
@@ -142,8 +163,20 @@ impl MappedTensors {
     }
 }
 
+impl MappedTensors {
+    /// All tensors. Errors name the first that is not finite.
+    pub fn state(&self) -> Result<StateDict> {
+        let parsed = Parsed {
+            data_start: self.data_start,
+            tensors: self.tensors.clone(),
+        };
+        read_state(&parsed, &self.map, &self.path)
+    }
+}
+
 /// Writes a safetensors file tensor by tensor.
-pub struct Writer {
+pub struct Writer<T = f32> {
+    values: PhantomData<T>,
     path: PathBuf,
     temporary: PathBuf,
     file: BufWriter<File>,
@@ -151,25 +184,26 @@ pub struct Writer {
     shapes: std::vec::IntoIter<(String, Vec<usize>)>,
 }
 
-impl Writer {
+impl<T: Value> Writer<T> {
     /// Begins `path` with the header for tensors of these names and shapes. Until [`Writer::finish`] the bytes lie
     /// in a temporary file beside it.
-    pub fn create(path: &Path, shapes: &[(String, Vec<usize>)]) -> Result<Writer> {
+    pub fn create(path: &Path, shapes: &[(String, Vec<usize>)]) -> Result<Self> {
         let temporary = path.with_extension("partial");
         let file = File::create(&temporary).map_err(Error::io(&temporary))?;
         let mut writer = Writer {
+            values: PhantomData,
             path: path.to_owned(),
             temporary,
             file: BufWriter::with_capacity(1 << 20, file),
             hash: Sha256::new(),
             shapes: Vec::from(shapes).into_iter(),
         };
-        writer.put(&header(shapes))?;
+        writer.put(&header::<T>(shapes))?;
         Ok(writer)
     }
 
     /// Adds the values of the next tensor.
-    pub fn push(&mut self, values: &[f32]) -> Result<()> {
+    pub fn push(&mut self, values: &[T]) -> Result<()> {
         let (name, shape) = self
             .shapes
             .next()
@@ -180,10 +214,10 @@ impl Writer {
                 format!("tensor {name} of shape {shape:?} has {} values", values.len()),
             ));
         }
-        let mut bytes = Vec::with_capacity(4 << 16);
+        let mut bytes = Vec::with_capacity(T::SIZE << 16);
         for chunk in values.chunks(1 << 16) {
             bytes.clear();
-            bytes.extend(chunk.iter().flat_map(|v| v.to_le_bytes()));
+            chunk.iter().for_each(|value| value.put(&mut bytes));
             self.put(&bytes)?;
         }
         Ok(())
@@ -213,14 +247,14 @@ impl Writer {
 }
 
 /// The length and the JSON that a file begins with, padded with spaces so that the data is aligned.
-fn header(shapes: &[(String, Vec<usize>)]) -> Vec<u8> {
+fn header<T: Value>(shapes: &[(String, Vec<usize>)]) -> Vec<u8> {
     let mut json = serde_json::Map::new();
     let mut at = 0;
     for (name, shape) in shapes {
-        let end = at + 4 * shape.iter().product::<usize>();
+        let end = at + T::SIZE * shape.iter().product::<usize>();
         json.insert(
             name.clone(),
-            serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, end]}),
+            serde_json::json!({"dtype": T::DTYPE, "shape": shape, "data_offsets": [at, end]}),
         );
         at = end;
     }
@@ -236,7 +270,7 @@ struct Parsed {
     tensors: IndexMap<String, (Vec<usize>, usize, usize)>,
 }
 
-fn parse(bytes: &[u8], path: &Path) -> Result<Parsed> {
+fn parse<T: Value>(bytes: &[u8], path: &Path) -> Result<Parsed> {
     let bad = |reason: String| Error::bad_file(path, format!("not safetensors as expected: {reason}"));
     let (length, metadata): (usize, Metadata) =
         SafeTensors::read_metadata(bytes).map_err(|e| bad(e.to_string()))?;
@@ -245,10 +279,11 @@ fn parse(bytes: &[u8], path: &Path) -> Result<Parsed> {
         let info = metadata
             .info(&name)
             .ok_or_else(|| bad(format!("tensor {name} without a description")))?;
-        if info.dtype != Dtype::F32 {
+        if info.dtype != T::DTYPE {
             return Err(bad(format!(
-                "tensor {name} has the type {:?}, expected F32",
-                info.dtype
+                "tensor {name} has the type {:?}, expected {:?}",
+                info.dtype,
+                T::DTYPE
             )));
         }
         let (start, end) = info.data_offsets;

@@ -20,15 +20,15 @@ pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> 
     let TaskOutput::Averaged { global, .. } = job.single(outputs)? else {
         return Err(job.unknown_step());
     };
-    let base = Weights::Average {
-        artifact: global.clone(),
-    };
     let training = job.training()?;
     let round = job.step.round;
     if round + 1 < training.starting_fed_round + training.num_rounds {
-        train::release(job, round + 1, base)
+        train::release(job, round + 1)
     } else {
-        train::release_scoring(job, round, base)
+        let last = Weights::Average {
+            artifact: global.clone(),
+        };
+        train::release_scoring(job, round, last)
     }
 }
 

@@ -7,7 +7,7 @@ use schemas::{
     task::{ArtifactRef, Failure, TaskInput, TaskOutput, Validation},
 };
 
-use super::record::Record;
+use super::{masking, record::Record};
 use crate::subjects;
 
 /// Checks a done task's output against what was asked for.
@@ -111,6 +111,13 @@ fn content(record: &Record, release: &Release, work: &SiteWork, output: &TaskOut
                 None if release.pass == 0 => Err("update is missing".to_owned()),
                 _ => Ok(()),
             }
+        }
+        (I::MakeKeys {}, O::Keys { keys }) => {
+            masking::check_keys(keys, &release.job, release.round, &work.site)
+        }
+        (I::ShareSecrets { keys }, O::Shared { shares }) => masking::check_sealed(shares, keys, &work.site),
+        (I::Unmask { sharers, counted, .. }, O::Unmasked { shares }) => {
+            masking::check_told(shares, sharers, counted, &work.site)
         }
         (I::Average { .. }, O::Averaged { global, .. }) => artifact("global", global),
         (I::Results { .. }, O::Results { archive }) => artifact("archive", archive),

@@ -15,6 +15,7 @@ mod differ;
 mod history;
 mod infer;
 mod inventory;
+mod masking;
 mod memory;
 mod next;
 mod plan_verify;

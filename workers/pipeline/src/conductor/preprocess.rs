@@ -3,10 +3,10 @@
 use schemas::{
     event::Event,
     names::Phase,
-    task::{Failure, TaskInput, Weights},
+    task::{Failure, TaskInput},
 };
 
-use super::{next::Job, plan_verify, record::Step, train};
+use super::{next::Job, record::Step, train};
 
 /// The release, once all sites planned the same.
 pub(super) fn release(job: &Job<'_>, plans_digest: String) -> Result<Event, Failure> {
@@ -20,17 +20,7 @@ pub(super) fn release(job: &Job<'_>, plans_digest: String) -> Result<Event, Fail
     }))
 }
 
-/// Then the first round starts: from the initial weights, or from an earlier job's average.
+/// Then the first round starts.
 pub(super) fn after(job: &Job<'_>) -> Result<Event, Failure> {
-    let plans = plan_verify::sites(job.record);
-    let first = plans.first().ok_or_else(|| job.unknown_step())?;
-    let base = match &job.accepted.continues {
-        None => Weights::Initial {
-            digest: first.weights_digest.clone(),
-        },
-        Some(earlier) => Weights::Average {
-            artifact: earlier.weights.clone(),
-        },
-    };
-    train::release(job, job.training()?.starting_fed_round, base)
+    train::release(job, job.training()?.starting_fed_round)
 }

@@ -1,21 +1,37 @@
-//! train-round: pass 0 trains at every site, pass 1 scores the last average.
+//! train-round: pass 0 trains at every site, pass 1 scores the last average. Passes 2 to 4 are of updates that are
+//! masked: see `masking.rs`.
 
 use schemas::{
     event::Event,
     job::{Momentum, Weighting},
+    masking::Unmasking,
     names::Phase,
     task::{Base, Failure, TaskInput, TaskOutput, Update, Weights},
 };
 
 use super::{
-    average,
+    average, masking,
     next::{Job, Outputs},
     plan_verify,
     record::Step,
 };
 
-/// A round of training from global weights.
-pub(super) fn release(job: &Job<'_>, round: u32, base: Weights) -> Result<Event, Failure> {
+/// The start of a round.
+pub(super) fn release(job: &Job<'_>, round: u32) -> Result<Event, Failure> {
+    match job.accepted.message.federation.secure_aggregation {
+        Some(_) => Ok(masking::release(job, round)),
+        None => release_at(job, round, base(job, round)?, Vec::new()),
+    }
+}
+
+/// The training of a round from global weights: at every member, or of a round whose updates are masked at the
+/// `sharers`.
+pub(super) fn release_at(
+    job: &Job<'_>,
+    round: u32,
+    base: Weights,
+    sharers: Vec<String>,
+) -> Result<Event, Failure> {
     let previous = match job.accepted.message.federation.momentum {
         Momentum::Reset => Vec::new(),
         Momentum::Keep | Momentum::Average => average::last_updates(job.record, job.accepted, round),
@@ -25,7 +41,23 @@ pub(super) fn release(job: &Job<'_>, round: u32, base: Weights) -> Result<Event,
         round,
         pass: 0,
     };
-    at_sites(job, step, round, base, &previous)
+    at_sites(job, step, round, base, &previous, sharers)
+}
+
+/// What a round starts from: the average of the round before, an earlier job's, or the initial weights.
+pub(super) fn base(job: &Job<'_>, round: u32) -> Result<Weights, Failure> {
+    if round > job.training()?.starting_fed_round {
+        let artifact = average::global(job.record, round - 1).ok_or_else(|| job.unknown_step())?;
+        return Ok(Weights::Average { artifact });
+    }
+    if let Some(earlier) = &job.accepted.continues {
+        return Ok(Weights::Average {
+            artifact: earlier.weights.clone(),
+        });
+    }
+    let plans = plan_verify::sites(job.record).into_iter().next();
+    let digest = plans.ok_or_else(|| job.unknown_step())?.weights_digest;
+    Ok(Weights::Initial { digest })
 }
 
 /// The scoring pass behind the last round.
@@ -35,7 +67,7 @@ pub(super) fn release_scoring(job: &Job<'_>, round: u32, last: Weights) -> Resul
         round,
         pass: 1,
     };
-    at_sites(job, step, round + 1, last, &[])
+    at_sites(job, step, round + 1, last, &[], Vec::new())
 }
 
 fn at_sites(
@@ -44,6 +76,7 @@ fn at_sites(
     rounds_before: u32,
     base: Weights,
     previous: &[(String, String)],
+    sharers: Vec<String>,
 ) -> Result<Event, Failure> {
     let training = job.training()?;
     let start = training.starting_fed_round;
@@ -59,7 +92,10 @@ fn at_sites(
     let plans = plan_verify::sites(job.record);
     let plans_digest = plans.first().map(|plans| plans.plans_digest.clone());
     let plans_digest = plans_digest.ok_or_else(|| job.unknown_step())?;
-    Ok(job.at_sites(step, |member| {
+    Ok(job.at_some(step, |member| {
+        if !sharers.is_empty() && !sharers.contains(&member.site) {
+            return None;
+        }
         let previous = previous.iter().find(|(site, _)| *site == member.site);
         let input = TaskInput::TrainRound {
             pooled: pooled.clone(),
@@ -68,17 +104,20 @@ fn at_sites(
             previous_update: previous.map(|(_, digest)| digest.clone()),
             epochs_before: epochs(rounds_before),
             total_epochs: epochs(rounds),
+            sharers: sharers.clone(),
         };
-        (1, input)
+        Some((1, input))
     }))
 }
 
 /// What the round started from.
-fn base(job: &Job<'_>) -> Result<Base, Failure> {
-    let release = job
-        .record
-        .release(job.step)
-        .and_then(|release| release.work.first());
+fn started_from(job: &Job<'_>, round: u32) -> Result<Base, Failure> {
+    let step = Step {
+        phase: Phase::TrainRound,
+        round,
+        pass: 0,
+    };
+    let release = job.record.release(step).and_then(|release| release.work.first());
     match release.map(|work| &work.input) {
         Some(TaskInput::TrainRound {
             pooled,
@@ -103,8 +142,21 @@ fn base(job: &Job<'_>) -> Result<Base, Failure> {
     }
 }
 
-/// After pass 0: the average of the round, in site order.
+/// After pass 0: the average of the round. Where the updates are masked, what takes the masks off comes before it.
 pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
+    match job.accepted.message.federation.secure_aggregation {
+        Some(_) => masking::after_training(job, outputs),
+        None => average(job, job.step.round, outputs, None),
+    }
+}
+
+/// The average of a round's updates, in site order.
+pub(super) fn average(
+    job: &Job<'_>,
+    round: u32,
+    outputs: &Outputs,
+    unmasking: Option<Unmasking>,
+) -> Result<Event, Failure> {
     let plans = plan_verify::sites(job.record);
     let federation = &job.accepted.message.federation;
     let mut updates = Vec::new();
@@ -138,19 +190,25 @@ pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> 
     if updates.iter().all(|update| update.weight == 0) {
         return Err(Failure::fatal(
             "no-weight",
-            format!(
-                "the updates of round {} all count 0 in the average",
-                job.step.round
-            ),
+            format!("the updates of round {} all count 0 in the average", round),
         ));
     }
-    let step = Step {
-        phase: Phase::Average,
-        ..job.step
-    };
+    if unmasking.is_some() {
+        masking::check_total(&updates)?;
+    }
     let base = match federation.norm_bound {
-        Some(_) => Some(base(job)?),
+        Some(_) => Some(started_from(job, round)?),
         None => None,
     };
-    Ok(job.at_orchestrator(step, TaskInput::Average { updates, base }))
+    let step = Step {
+        phase: Phase::Average,
+        round,
+        pass: 0,
+    };
+    let input = TaskInput::Average {
+        updates,
+        base,
+        unmasking,
+    };
+    Ok(job.at_orchestrator(step, input))
 }

@@ -29,6 +29,8 @@ pub enum Kind {
     Fingerprint,
     /// An artifact: a site's weights after a round.
     Weights,
+    /// What masks updates, and takes the masks off their sum.
+    Masking,
     /// An artifact: how whole cases were segmented, in counts.
     Scores,
     /// An artifact: the zip of segmentations.
@@ -39,7 +41,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order of the table in deploy/exposure.md.
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 16] = [
         Kind::Announcement,
         Kind::Folder,
         Kind::Heartbeat,
@@ -49,6 +51,7 @@ impl Kind {
         Kind::Plans,
         Kind::CaseCounts,
         Kind::Weights,
+        Kind::Masking,
         Kind::RoundMetrics,
         Kind::Scores,
         Kind::Segmentations,
@@ -69,6 +72,7 @@ impl Kind {
             Kind::Plans => "plans",
             Kind::CaseCounts => "case-counts",
             Kind::Weights => "weights",
+            Kind::Masking => "masking",
             Kind::RoundMetrics => "round-metrics",
             Kind::Scores => "scores",
             Kind::Segmentations => "segmentations",
@@ -98,7 +102,10 @@ impl Kind {
             }
             Kind::CaseCounts => "how many cases were preprocessed, found, segmented; a model's digest",
             Kind::Weights => {
-                "the network's weights after local training, with momentum where the job averages it"
+                "the network's weights after local training, with momentum where the job averages it, masked where it says so"
+            }
+            Kind::Masking => {
+                "of a job with `secure_aggregation`: a round's one-time public keys, signed; shares of the secrets behind them, sealed for each other site; what takes masks off the sum"
             }
             Kind::RoundMetrics => {
                 "losses, learning rate, iterations and seconds an epoch; true and false positives and false negatives a class"
@@ -121,7 +128,7 @@ impl Kind {
             Kind::Progress => "while a task is worked on",
             Kind::Descriptors | Kind::Fingerprint | Kind::Plans => "once a training job",
             Kind::CaseCounts => "preprocess and infer",
-            Kind::Weights | Kind::RoundMetrics => "every round",
+            Kind::Weights | Kind::Masking | Kind::RoundMetrics => "every round",
             Kind::Scores => "a job that asks for `evaluate`",
             Kind::Segmentations => "an inference job, unless `policy.inference = false`",
             Kind::Picture => "an inference job that asks for pictures, where `pictures = true`",

@@ -163,6 +163,9 @@ fn kind_of_output(output: &TaskOutput) -> Result<Kind, Invalid> {
             Ok(Kind::CaseCounts)
         }
         TaskOutput::Trained { .. } => Ok(Kind::RoundMetrics),
+        TaskOutput::Keys { .. } | TaskOutput::Shared { .. } | TaskOutput::Unmasked { .. } => {
+            Ok(Kind::Masking)
+        }
         TaskOutput::FingerprintPart { .. } | TaskOutput::Validated { .. } | TaskOutput::Collected { .. } => {
             Ok(Kind::References)
         }

@@ -5,6 +5,7 @@ use schemas::{
     PROTOCOL_VERSION,
     event::{Accepted, Member},
     job::{Device, JobMessage},
+    masking::{RevealedShare, SealedShares, SignedKeys, SiteKeys, SiteShares},
     names::{self, GLOBAL, ORCHESTRATOR},
     site::{Announce, AnnouncedDataset},
     task::{ArtifactRef, EpochReport, Failure, Task, TaskInput, TaskOutput, Validation},
@@ -99,6 +100,7 @@ pub fn output(
     store: &mut dyn FnMut(Vec<u8>) -> Result<ArtifactRef, Failure>,
 ) -> Result<TaskOutput, Failure> {
     let key = &task.key;
+    let digits = |what: &str| schemas::sha256(format!("{what} {} {}", key.site, key.round).as_bytes());
     let mut artifact = |what: &str| {
         // The bytes say what was made from what, so that any difference of inputs shows in the digest.
         let made = json!([
@@ -183,6 +185,44 @@ pub fn output(
                     false_negatives: vec![2, 0],
                     loss: 0.5,
                     on_training_cases: true,
+                },
+            }
+        }
+        TaskInput::MakeKeys {} => TaskOutput::Keys {
+            keys: SignedKeys {
+                keys: SiteKeys {
+                    job: key.job.clone(),
+                    round: key.round,
+                    site: key.site.clone(),
+                    sharing: digits("sharing"),
+                    masking: digits("masking"),
+                    seed: digits("seed"),
+                },
+                signature: None,
+            },
+        },
+        TaskInput::ShareSecrets { keys } => TaskOutput::Shared {
+            shares: keys
+                .iter()
+                .filter(|own| own.keys.site != key.site)
+                .map(|own| SealedShares {
+                    from: key.site.clone(),
+                    to: own.keys.site.clone(),
+                    sealed: digits(&own.keys.site) + &digits("tag") + &digits("end")[..32],
+                })
+                .collect(),
+        },
+        TaskInput::Unmask { sharers, counted, .. } => {
+            let told = |of: &str| RevealedShare {
+                site: of.to_owned(),
+                share: digits(of),
+            };
+            let rest = sharers.iter().filter(|site| !counted.contains(site));
+            TaskOutput::Unmasked {
+                shares: SiteShares {
+                    site: key.site.clone(),
+                    seeds: counted.iter().map(|site| told(site)).collect(),
+                    keys: rest.map(|site| told(site)).collect(),
                 },
             }
         }

@@ -5,6 +5,7 @@
 //! What holds in each of them:
 //! - a step is released once, and a shard has one done result at most;
 //! - every released task is answered, closed or failed in the end;
+//! - of a site that shared its secrets either the seed is told or the key, to whoever asks, and never both;
 //! - an average counts those that its release says, each by its one done result, and never one who was late;
 //! - the releases and the end are a function of the frozen lists: a job whose sites sleep exactly where this one
 //!   went on without them has the same.
@@ -21,7 +22,7 @@ use schemas::{
     task::{Failure, Outcome, TaskInput, TaskKey, TaskOutput},
 };
 
-use crate::model::{Random, View, World, jobs, step_of, undisturbed};
+use crate::model::{Random, View, World, jobs, masked, step_of, undisturbed};
 
 /// What may go wrong in a history, as one in so many; 0: never.
 #[derive(Clone, Copy, Default)]
@@ -176,11 +177,27 @@ fn check(accepted: &Accepted, world: &World, seed: u64) {
         world.record.releases.len(),
         "seed {seed}: released twice"
     );
+    either_secret_is_told(world, seed);
     let least = accepted.message.federation.min_sites;
     for release in &world.record.releases {
-        let TaskInput::Average { updates, .. } = &release.work[0].input else {
+        let TaskInput::Average {
+            updates, unmasking, ..
+        } = &release.work[0].input
+        else {
             continue;
         };
+        if let Some(unmasking) = unmasking {
+            assert!(unmasking.shares.len() >= 3, "seed {seed}: below the threshold");
+            let counted: Vec<&String> = updates.iter().map(|update| &update.site).collect();
+            for told in &unmasking.shares {
+                assert!(
+                    told.seeds
+                        .iter()
+                        .map(|share| &share.site)
+                        .eq(counted.iter().copied())
+                );
+            }
+        }
         let trained = Step {
             phase: Phase::TrainRound,
             ..Step::of(release)
@@ -208,6 +225,28 @@ fn check(accepted: &Accepted, world: &World, seed: u64) {
                 panic!("seed {seed}");
             };
             assert_eq!(made.as_ref(), Some(&update.artifact), "seed {seed}");
+        }
+    }
+}
+
+/// What all attempts together told of a round's secrets, and whoever asked.
+fn either_secret_is_told(world: &World, seed: u64) {
+    let mut told: BTreeMap<(u32, String), bool> = BTreeMap::new();
+    for result in &world.results {
+        let Outcome::Done {
+            output: TaskOutput::Unmasked { shares },
+        } = &result.outcome
+        else {
+            continue;
+        };
+        let seeds = shares.seeds.iter().map(|share| (share, true));
+        for (share, is_seed) in seeds.chain(shares.keys.iter().map(|share| (share, false))) {
+            let before = told.insert((result.key.round, share.site.clone()), is_seed);
+            assert!(
+                before.is_none_or(|before| before == is_seed),
+                "seed {seed}: both secrets of {} are told",
+                share.site
+            );
         }
     }
 }
@@ -264,12 +303,16 @@ fn elastic() -> Vec<Accepted> {
         job.message.federation.min_sites = Some(least);
         job.message.federation.round_deadline_seconds = Some(60);
     }
+    elastic.push(masked());
     elastic
 }
 
 #[test]
 fn every_history_releases_the_same_once() {
-    for accepted in jobs() {
+    // Without a deadline nobody is gone on without.
+    let mut whole = masked();
+    whole.message.federation.round_deadline_seconds = None;
+    for accepted in jobs().into_iter().chain([whole]) {
         let expected = undisturbed(&accepted);
         for seed in 0..500 {
             let world = disturbed(&accepted, &mut Random(seed), Trouble::default());

@@ -8,6 +8,7 @@ mod elastic;
 mod histories;
 mod jobs;
 mod limited_time;
+mod masked;
 mod model;
 mod robust;
 mod server;

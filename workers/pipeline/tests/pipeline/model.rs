@@ -8,6 +8,7 @@ use pipeline::{
 };
 use schemas::{
     event::{Accepted, DeadlinePassed, Event},
+    job::SecureAggregation,
     task::{ArtifactRef, Failure, Outcome, Task, TaskKey, TaskOutput, TaskResult},
 };
 
@@ -255,6 +256,16 @@ pub fn undisturbed(accepted: &Accepted) -> World {
         }
     }
     panic!("the undisturbed job does not end");
+}
+
+/// A job of four sites whose updates are masked, and that goes on with three.
+pub fn masked() -> Accepted {
+    let sites = ["a", "b", "c", "d"];
+    let mut job = canned::accepted("m", canned::training(Some("m"), &sites, 3), &sites);
+    job.message.federation.secure_aggregation = Some(SecureAggregation::default());
+    job.message.federation.min_sites = Some(3);
+    job.message.federation.round_deadline_seconds = Some(60);
+    job
 }
 
 pub fn jobs() -> Vec<Accepted> {

@@ -7,6 +7,7 @@ use schemas::{
 };
 
 use super::{Server, watch};
+use crate::privacy;
 
 /// Show what happened to a job
 #[derive(Args)]
@@ -52,6 +53,9 @@ impl Show {
                     "  site {}: {}, {} cases, {device}",
                     member.site, member.dataset, member.cases
                 );
+            }
+            if let Some(privacy) = privacy::so_far(record) {
+                println!("  privacy: {privacy}");
             }
             for warning in &accepted.warnings {
                 println!("  warning: {warning}");

@@ -20,6 +20,7 @@ use pipeline::{
 use schemas::{
     event::{Accepted, Event, Release},
     job::Payload,
+    masking::Unmasking,
     names::{ORCHESTRATOR, Phase},
     nnunet::DatasetJson,
     roster::Roster,
@@ -27,8 +28,7 @@ use schemas::{
 };
 
 use crate::phases::{
-    average::rule,
-    failure,
+    average::combine,
     model::{model_folder, unpack},
 };
 
@@ -72,7 +72,8 @@ impl Verify {
         checkpoint(&archive, &evidence, accepted)?;
         ensure!(
             again,
-            "not all averages could be made again: keep_updates was not set for this job"
+            "not all averages could be made again: keep_updates was not set for this job, or a norm_bound is measured from \
+             weights that the archive does not hold"
         );
         Ok(())
     }
@@ -134,7 +135,7 @@ fn averages(archive: &Archive, evidence: &Evidence, accepted: &Accepted) -> anyh
     println!("averages    {again} made again from the signed updates, to the same bytes");
     if !missing.is_empty() {
         println!(
-            "            {} could not be: their updates were not kept",
+            "            {} could not be: their updates, or what bounds them, were not kept",
             missing.len()
         );
     }
@@ -146,13 +147,19 @@ struct Averaged<'a> {
     round: u32,
     updates: &'a [task::Update],
     base: Option<&'a task::Base>,
+    unmasking: Option<&'a Unmasking>,
     global: &'a ArtifactRef,
 }
 
 impl<'a> Averaged<'a> {
     fn of(evidence: &'a Evidence, release: &'a Release) -> Option<Self> {
         let work = release.work.first().filter(|_| release.phase == Phase::Average)?;
-        let TaskInput::Average { updates, base, .. } = &work.input else {
+        let TaskInput::Average {
+            updates,
+            base,
+            unmasking,
+        } = &work.input
+        else {
             return None;
         };
         match evidence.record.shard(release, ORCHESTRATOR, 0) {
@@ -160,6 +167,7 @@ impl<'a> Averaged<'a> {
                 round: release.round,
                 updates,
                 base: base.as_ref(),
+                unmasking: unmasking.as_ref(),
                 global,
             }),
             _ => None,
@@ -185,19 +193,27 @@ impl<'a> Averaged<'a> {
                 weight: update.weight,
             });
         }
-        let started = self.base.map(|base| base.weights.digest());
-        let started = started.map(|digest| (digest, kept(digest)));
-        let base = match started {
-            Some((_, None)) => return Ok(false),
-            Some((digest, Some(file))) => {
-                must_be(digest, &file, "what the round started from")?;
-                Some(file)
+        match self.unmasking {
+            Some(unmasking) => {
+                let (round, observer) = (self.round, &Unobserved);
+                combine::sum(accepted, round, &contributions, unmasking, output, observer)
+                    .map_err(|failure| anyhow!(failure.message))?;
             }
-            None => None,
-        };
-        let base = || base.ok_or_else(|| failure::bug("an average without what its round started from"));
-        let rule = rule(&accepted.message.federation, base).map_err(|failure| anyhow!(failure.message))?;
-        average(&contributions, &rule, output, &Unobserved)?;
+            None => {
+                let base = self.base.map(|base| base.weights.digest());
+                let base = match base.map(|digest| (digest, kept(digest))) {
+                    Some((_, None)) => return Ok(false),
+                    Some((digest, Some(file))) => {
+                        must_be(digest, &file, "what the round started from")?;
+                        Some(file)
+                    }
+                    None => None,
+                };
+                let rule = combine::rule(&accepted.message.federation, base)
+                    .map_err(|failure| anyhow!(failure.message))?;
+                average(&contributions, &rule, output, &Unobserved)?;
+            }
+        }
         must_be(
             &self.global.digest,
             output,

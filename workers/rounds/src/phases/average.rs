@@ -1,6 +1,6 @@
 //! average: the average of a round, and at the end the results folder that plain nnU-Net loads.
 
-mod combine;
+pub mod combine;
 
 use std::{
     fs::File,
@@ -28,16 +28,19 @@ use super::{
     training, unknown_input,
 };
 
-pub use combine::rule;
-
 /// Runs one task. `scratch` is a folder for temporaries.
 pub fn run(scratch: &Path, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
     let folder =
         tempfile::tempdir_in(scratch).map_err(|error| failure::io("a temporary", scratch, &error))?;
     match &task.input {
-        TaskInput::Average { updates, base } => {
-            combine::run(folder.path(), task, updates, base.as_ref(), context)
-        }
+        TaskInput::Average {
+            updates,
+            base,
+            unmasking,
+        } => match unmasking {
+            Some(unmasking) => combine::unmasked(folder.path(), task, updates, unmasking, context),
+            None => combine::run(folder.path(), task, updates, base.as_ref(), context),
+        },
         TaskInput::Results {
             pooled,
             kept_plans,

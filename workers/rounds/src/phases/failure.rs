@@ -40,6 +40,7 @@ pub fn of_error(error: nnunet::Error) -> Failure {
             "the device has too little free memory for the plan's batch",
         ),
         Error::Torch(message) => Failure::retryable("libtorch", message.lines().next().unwrap_or_default()),
+        Error::OutOfRange(what) => Failure::fatal("out-of-range", what),
         Error::NotFinite(what) => Failure::fatal("not-finite", what),
         Error::Stopped => Failure::retryable("stopped", "the work was asked to stop"),
         other => Failure::fatal("failed", other.to_string()),

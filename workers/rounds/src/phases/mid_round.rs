@@ -107,8 +107,9 @@ pub fn forget_before(site: &Site, task: &Task, round: u32) {
     forget(&folder(site, task), round as usize);
 }
 
-/// What is left over does no harm, so errors are not fatal.
-fn forget(folder: &Path, before: usize) {
+/// Takes away the folders in `folder` that are numbered below `before`. What is left over does no harm, so errors are
+/// not fatal.
+pub(super) fn forget(folder: &Path, before: usize) {
     for (_, place) in numbered(folder)
         .into_iter()
         .filter(|(number, _)| *number < before)

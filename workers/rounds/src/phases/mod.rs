@@ -6,12 +6,14 @@ pub mod failure;
 pub mod fingerprint;
 pub mod infer;
 pub mod initial;
+pub mod masking;
 pub mod mid_round;
 pub mod model;
 pub mod momentum;
 pub mod plan_verify;
 pub mod planned;
 pub mod preprocess;
+pub mod protected;
 pub mod replica;
 pub mod survey;
 pub mod train_round;
@@ -140,7 +142,7 @@ site_phase!(
 );
 site_phase!(
     /// Scores and local epochs.
-    TrainRound, train_round, |_| true
+    TrainRound, train_round, |input| matches!(input, TaskInput::TrainRound { .. })
 );
 site_phase!(
     /// Segmentations.

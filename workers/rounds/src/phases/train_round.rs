@@ -1,5 +1,6 @@
 //! train-round: score the global weights, train local epochs, send the update. A scoring pass stops after the score.
-//! What a delivery has finished, the next one finds: the score, and each epoch.
+//! What a delivery has finished, the next one finds: the score, and each epoch. Passes 2 to 4 are of masked updates: see
+//! `masking.rs`.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,24 +14,42 @@ use nnunet::{
 };
 use pipeline::{exit::Kind, worker::TaskContext};
 use schemas::{
-    job::{FoldId, Momentum, TrainingPayload},
+    job::{FoldId, Momentum, TrainingPayload, Weighting},
     task::{EpochReport, Failure, Pooled, Task, TaskInput, TaskOutput, Validation, Weights},
 };
 
 use super::{
     Watch,
     average::fetch_average,
-    described, failure, initial, mid_round,
+    described, failure, initial, masking, mid_round,
     mid_round::{Reached, Trained},
     momentum,
     planned::Planned,
     preprocess::cases_of,
-    replica, training, unknown_input,
+    protected, replica, training, unknown_input,
 };
 use crate::{memory::KeepFreed, site::Site};
 
 /// Runs one task.
 pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
+    // Of the last round nothing is needed once its average is scored.
+    let needed_from = task.key.round + u32::from(task.key.pass == 1);
+    mid_round::forget_before(site, task, needed_from);
+    protected::forget_before(site, task, needed_from);
+    match &task.input {
+        TaskInput::TrainRound { .. } => train(site, task, context),
+        TaskInput::MakeKeys {} => masking::make_keys(site, task),
+        TaskInput::ShareSecrets { keys } => masking::share(site, task, keys),
+        TaskInput::Unmask {
+            sharers,
+            counted,
+            shares,
+        } => masking::unmask(site, task, sharers, counted, shares),
+        _ => Err(unknown_input(task)),
+    }
+}
+
+fn train(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
     let TaskInput::TrainRound {
         pooled,
         plans_digest,
@@ -38,10 +57,16 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         previous_update,
         epochs_before,
         total_epochs,
+        sharers,
     } = &task.input
     else {
         return Err(unknown_input(task));
     };
+    if task.key.pass == 0
+        && let Some(sent) = protected::send_again(site, task, context)?
+    {
+        return Ok(sent);
+    }
     replica::check(site, task, &described(site, task))?;
     let _kept = KeepFreed::start();
     let start = Start {
@@ -50,14 +75,16 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         base,
         previous_update: previous_update.as_deref(),
     };
-    // Of the last round nothing is needed once its average is scored.
-    mid_round::forget_before(site, task, task.key.round + task.key.pass.min(1));
     let (reached, trained) = match task.key.pass {
         0 => mid_round::load(site, task, base.digest(), start.previous_update),
         _ => None,
     }
     .unzip();
-    let (mut trainer, base_weights) = trainer(site, task, context, &start, trained.flatten(), *total_epochs)?;
+    let Started {
+        mut trainer,
+        base: base_weights,
+        cases,
+    } = trainer(site, task, context, &start, trained.flatten(), *total_epochs)?;
     let payload = training(task)?;
     let watch = Watch(context);
     let mut reached = match reached {
@@ -132,12 +159,30 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         mid_round::forget_before(site, task, task.key.round + 1);
         return Err(useless);
     }
-    let update_norm = Some(weights.distance(&base_weights));
+    let update_norm = weights.distance(&base_weights);
     let mut kept = trainer.momentum().map_err(failure::of_error)?;
     let momentum = match task.job.message.federation.momentum {
         Momentum::Average => std::mem::take(&mut kept.buffers),
         Momentum::Keep | Momentum::Reset => StateDict::new(),
     };
+    if protected::protects(task) {
+        check_length(task, update_norm)?;
+        let file = protected::update(site, task)?;
+        let weights = protected::hide(site, task, weights, &base_weights)?;
+        let digest = match task.job.message.federation.secure_aggregation {
+            Some(_) => masking::mask(site, task, &weights, counts(task, cases), sharers, &file)?,
+            None => safetensors::write(&weights, &file).map_err(failure::of_error)?,
+        };
+        momentum::store(site, task, &kept, &digest, start.previous_update)?;
+        let output = TaskOutput::Trained {
+            update: None,
+            epochs: reached.epochs,
+            validation: reached.validation,
+            base: reached.base,
+            update_norm: None,
+        };
+        return protected::keep_and_send(site, task, context, output);
+    }
     let bytes = Update { weights, momentum }
         .into_bytes()
         .map_err(failure::of_error)?;
@@ -150,8 +195,30 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
         epochs: reached.epochs,
         validation: reached.validation,
         base: reached.base,
-        update_norm,
+        update_norm: Some(update_norm),
     })
+}
+
+/// What a masked update counts; the orchestrator divides by the same.
+fn counts(task: &Task, cases: usize) -> u64 {
+    match task.job.message.federation.weighting {
+        Weighting::Cases => cases as u64,
+        Weighting::Iterations | Weighting::Equal => 1,
+    }
+}
+
+/// Refuses an update that is longer than the job allows, where nobody else can look at it.
+fn check_length(task: &Task, norm: f64) -> Result<(), Failure> {
+    let secure = task.job.message.federation.secure_aggregation.as_ref();
+    match secure.and_then(|secure| secure.largest_norm) {
+        Some(largest) if norm > largest => Err(Failure::fatal(
+            "update-too-long",
+            format!(
+                "the round added {norm:.4} (L2) to the weights: federation.secure_aggregation.largest_norm is {largest}"
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Counts an epoch's iterations, and where its time went.
@@ -214,7 +281,16 @@ struct Start<'a> {
     previous_update: Option<&'a str>,
 }
 
-/// The trainer of this round, behind what is `trained` of it, and the weights that the round starts from.
+/// What a round's training begins with.
+struct Started {
+    trainer: Trainer,
+    /// The weights that the round starts from.
+    base: StateDict,
+    /// Training cases.
+    cases: usize,
+}
+
+/// The trainer of this round, behind what is `trained` of it.
 fn trainer(
     site: &Site,
     task: &Task,
@@ -222,7 +298,7 @@ fn trainer(
     start: &Start,
     trained: Option<Trained>,
     total_epochs: u32,
-) -> Result<(Trainer, StateDict), Failure> {
+) -> Result<Started, Failure> {
     let payload = training(task)?;
     let federation = &task.job.message.federation;
     let dataset = site.dataset(task)?;
@@ -235,6 +311,7 @@ fn trainer(
     };
     planned.must_fit(site, task)?;
     let split = site.split(&dataset, payload.fold_id)?;
+    let cases = split.train.len();
     let folder = cases_of(site, task, context, &dataset, &planned, &split)?;
     let open = |identifiers: Vec<String>| StoredCases::open(&folder, identifiers).map(Arc::new);
     let settings = settings(site, task, planned, total_epochs)?;
@@ -250,7 +327,11 @@ fn trainer(
         }
     };
     let trainer = make().map_err(failure::of_error)?;
-    Ok((trainer, base.weights))
+    Ok(Started {
+        trainer,
+        base: base.weights,
+        cases,
+    })
 }
 
 /// How a job trains at a site.

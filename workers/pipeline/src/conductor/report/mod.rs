@@ -12,7 +12,7 @@ use schemas::{
 };
 
 use super::{
-    checks, history, plan_verify,
+    checks, history, masking, plan_verify,
     record::{Record, ShardState, Step},
 };
 use crate::{clock, metrics::Metrics};
@@ -27,7 +27,14 @@ pub(super) const SERIES_KEPT: Duration = Duration::from_secs(3_600);
 const STATES: [&str; 5] = ["running", "paused", "failed", "cancelled", "finished"];
 
 /// Failures of train-round by which a site's update is refused.
-const USELESS: [&str; 4] = ["not-finite", "nan-weights", "unchanged-weights", "result-refused"];
+const USELESS: [&str; 6] = [
+    "not-finite",
+    "nan-weights",
+    "unchanged-weights",
+    "out-of-range",
+    "update-too-long",
+    "result-refused",
+];
 
 /// Sets a job's metrics from its record. A job that ended long ago has none.
 pub(super) fn report(metrics: &Metrics, record: &Record, seen: &mut Seen) {
@@ -59,10 +66,7 @@ pub(super) fn report(metrics: &Metrics, record: &Record, seen: &mut Seen) {
         round(metrics, record, &accepted.job, times);
         durations(metrics, &accepted.job, times);
         // The history is long: it is looked at when a round is complete, not at each site's answer.
-        let last = record
-            .releases
-            .iter()
-            .rfind(|release| release.phase == Phase::TrainRound);
+        let last = record.releases.iter().rfind(|release| trains(release));
         if last.is_some_and(|release| release.pass == 1 || record.outputs(release).is_some()) {
             dice(metrics, record, accepted);
         }
@@ -156,12 +160,7 @@ fn plans(metrics: &Metrics, record: &Record) {
 
 /// What the sites said in the last round.
 fn round(metrics: &Metrics, record: &Record, job: &str, times: &Times) {
-    let train_rounds = || {
-        record
-            .releases
-            .iter()
-            .filter(|release| release.phase == Phase::TrainRound)
-    };
+    let train_rounds = || record.releases.iter().filter(|release| trains(release));
     if let Some(release) = train_rounds().next_back() {
         if let Some(released) = times.released.get(&Step::of(release)) {
             metrics.round_start.with_label_values(&[job]).set(*released);
@@ -204,6 +203,11 @@ fn round(metrics: &Metrics, record: &Record, job: &str, times: &Times) {
                 .set(update.weight as f64 / all.max(1) as f64);
         }
     }
+}
+
+/// Whether sites train or score in a step; else they make keys, or tell what takes masks off.
+fn trains(release: &Release) -> bool {
+    release.phase == Phase::TrainRound && release.pass < masking::KEYS
 }
 
 fn trained(metrics: &Metrics, job: &str, site: &str, output: &TaskOutput) {
@@ -287,7 +291,7 @@ fn durations(metrics: &Metrics, job: &str, times: &mut Times) {
             of_round(Phase::Average, round),
         );
         let next = |step: &Step| {
-            step.phase == Phase::TrainRound && (step.round > round || (step.round == round && step.pass > 0))
+            step.phase == Phase::TrainRound && (step.round > round || (step.round == round && step.pass == 1))
         };
         let (begun, trained, ended) = (
             times.released.get(&train).copied(),

@@ -14,6 +14,7 @@ use super::{
     dice::{classes, curves, dice_by_site, pseudo_dice},
     timeline::{Bar, duration},
 };
+use crate::privacy;
 
 /// What a report shows.
 #[derive(Default)]
@@ -88,6 +89,9 @@ impl Report {
         if let Some(accepted) = &record.accepted {
             report.notes.extend(accepted.warnings.iter().cloned());
             report.facts = facts(accepted)?;
+            if let Some(privacy) = privacy::so_far(record) {
+                report.facts.rows.push(vec!["privacy".to_owned(), privacy]);
+            }
             report.sites = sites(accepted, &record.end);
         }
         if let Some(history) = record.history() {

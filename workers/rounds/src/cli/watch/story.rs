@@ -61,6 +61,9 @@ impl Story {
         match self.at {
             None => "waiting".to_owned(),
             Some((Phase::TrainRound, round, 0)) => format!("train-round {round}"),
+            Some((Phase::TrainRound, round, 2)) => format!("train-round {round}, making keys"),
+            Some((Phase::TrainRound, round, 3)) => format!("train-round {round}, sharing secrets"),
+            Some((Phase::TrainRound, round, 4)) => format!("train-round {round}, taking the masks off"),
             Some((Phase::TrainRound, ..)) => "train-round, scoring the last average".to_owned(),
             Some((Phase::Average, round, 0)) => format!("average {round}"),
             Some((Phase::Average, ..)) => "average, writing the results folder".to_owned(),

@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 use nnunet::{
     average::{Contribution, Rule, average},
     checkpoint::safetensors,
+    progress::Observer,
+    secure_sum,
 };
 use pipeline::worker::TaskContext;
 use schemas::{
+    event::Accepted,
     job::{Algorithm, Federation},
+    masking::Unmasking,
     task::{self, Base, Bounded, Failure, Task, TaskOutput, Weights},
 };
 
 use crate::phases::{
-    Watch, failure,
+    Watch, failure, masking,
     planned::{Planned, dataset_name},
     training,
 };
@@ -26,19 +30,12 @@ pub fn run(
     base: Option<&Base>,
     context: &TaskContext,
 ) -> Result<TaskOutput, Failure> {
-    let rule = rule(&task.job.message.federation, || {
-        fetch_base(folder, task, base, context)
-    })?;
-    let mut contributions = Vec::with_capacity(updates.len());
-    for (index, update) in updates.iter().enumerate() {
-        let weights = folder.join(format!("{index}.safetensors"));
-        context.download_update(&update.artifact, &weights)?;
-        contributions.push(Contribution {
-            site: update.site.clone(),
-            weights,
-            weight: update.weight,
-        });
-    }
+    let base = match base {
+        Some(base) => Some(fetch_base(folder, task, base, context)?),
+        None => None,
+    };
+    let rule = rule(&task.job.message.federation, base)?;
+    let contributions = fetch(folder, updates, context)?;
     let output = folder.join("average.safetensors");
     let averaged = average(&contributions, &rule, &output, &Watch(context)).map_err(|error| match error {
         nnunet::Error::Invalid { what, reason } => Failure::fatal("bad-update", format!("{what}: {reason}")),
@@ -65,12 +62,68 @@ pub fn run(
     })
 }
 
-/// How a job combines updates. `base` makes a file of the weights that the round started from, for the rule that needs
+/// Sums masked `updates`, and takes the masks off. `folder` is for temporaries.
+pub fn unmasked(
+    folder: &Path,
+    task: &Task,
+    updates: &[task::Update],
+    unmasking: &Unmasking,
+    context: &TaskContext,
+) -> Result<TaskOutput, Failure> {
+    let contributions = fetch(folder, updates, context)?;
+    let output = folder.join("average.safetensors");
+    sum(
+        &task.job,
+        task.key.round,
+        &contributions,
+        unmasking,
+        &output,
+        &Watch(context),
+    )?;
+    Ok(TaskOutput::Averaged {
+        global: context.upload_file(&output)?,
+        bounded: Vec::new(),
+    })
+}
+
+/// The mean of masked updates, without the masks, in the file `output`.
+pub fn sum(
+    job: &Accepted,
+    round: u32,
+    contributions: &[Contribution],
+    unmasking: &Unmasking,
+    output: &Path,
+    observer: &dyn Observer,
+) -> Result<(), Failure> {
+    let group = masking::group(job, round, &unmasking.keys)?;
+    let revealed = masking::revealed(unmasking)?;
+    let sharers = &unmasking.sharers;
+    secure_sum::sum(contributions, &group, sharers, &revealed, output, observer)
+        .map(|_| ())
+        .map_err(masking::of_error)
+}
+
+/// The updates as files in `folder`.
+fn fetch(
+    folder: &Path,
+    updates: &[task::Update],
+    context: &TaskContext,
+) -> Result<Vec<Contribution>, Failure> {
+    let fetch = |(index, update): (usize, &task::Update)| {
+        let weights = folder.join(format!("{index}.safetensors"));
+        context.download_update(&update.artifact, &weights)?;
+        Ok(Contribution {
+            site: update.site.clone(),
+            weights,
+            weight: update.weight,
+        })
+    };
+    updates.iter().enumerate().map(fetch).collect()
+}
+
+/// How a job combines updates. `base`: the weights that the round started from, where it bounds how far updates lie from
 /// them.
-pub fn rule(
-    federation: &Federation,
-    base: impl FnOnce() -> Result<PathBuf, Failure>,
-) -> Result<Rule, Failure> {
+pub fn rule(federation: &Federation, base: Option<PathBuf>) -> Result<Rule, Failure> {
     Ok(
         match (federation.algorithm, federation.norm_bound, federation.trim) {
             (Algorithm::Median, ..) => Rule::Median,
@@ -79,7 +132,8 @@ pub fn rule(
             },
             (Algorithm::Fedavg | Algorithm::Fedprox, Some(norm_bound), _) => Rule::BoundedMean {
                 norm_bound,
-                base: base()?,
+                base: base
+                    .ok_or_else(|| failure::bug("a bounded average without what the round started from"))?,
             },
             (Algorithm::Fedavg | Algorithm::Fedprox, None, _) => Rule::Mean,
         },
@@ -87,13 +141,7 @@ pub fn rule(
 }
 
 /// The weights that the round started from, as a file in `folder`.
-fn fetch_base(
-    folder: &Path,
-    task: &Task,
-    base: Option<&Base>,
-    context: &TaskContext,
-) -> Result<PathBuf, Failure> {
-    let base = base.ok_or_else(|| failure::bug("a bounded average without what the round started from"))?;
+fn fetch_base(folder: &Path, task: &Task, base: &Base, context: &TaskContext) -> Result<PathBuf, Failure> {
     let file = folder.join("base.safetensors");
     match &base.weights {
         Weights::Average { artifact } => context.download_update(artifact, &file)?,

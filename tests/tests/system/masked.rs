@@ -1,0 +1,147 @@
+//! Jobs whose updates are masked, on real processes: the same average as without masks, to the same bytes whatever is
+//! killed, with a site that vanishes behind sharing its secrets.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use nnunet::{
+    checkpoint::results::{CHECKPOINT_FINAL, ModelFolder},
+    network::{Layout, StateDict},
+};
+use pipeline::client::Watched;
+use schemas::{
+    event::{Event, Finished},
+    job::FoldId,
+    names::Phase,
+    task::TaskInput,
+};
+use serde_json::{Value, json};
+use tests::{
+    federation::Federation,
+    scans::{SMALL, Scans},
+};
+
+const SITES: [&str; 4] = ["alpha", "beta", "delta", "gamma"];
+
+fn message(job: &str, rounds: u32, federation: Value) -> Value {
+    let mut message = json!({
+        "job_id": job,
+        "datasets": SITES,
+        "payload": { "mode": "training", "num_rounds": rounds, "dataset_id": 47, "model_configuration": "2d",
+                     "device": "cpu" },
+        "federation": { "iterations_per_epoch": 1, "val_iterations_per_epoch": 1, "seed": 5, "min_sites": 3,
+                        "round_deadline_seconds": 15 },
+    });
+    let fields = message["federation"].as_object_mut().unwrap();
+    fields.extend(federation.as_object().unwrap().clone());
+    message
+}
+
+/// Runs a job; `at` is called with each release of train-round.
+fn run(
+    federation: &mut Federation,
+    message: &Value,
+    mut at: impl FnMut(&mut Federation, u32, u32),
+) -> Finished {
+    let job = federation.submit(message).unwrap();
+    let mut watching = federation.watch(&job).unwrap();
+    loop {
+        match watching.next(federation).unwrap() {
+            Watched::Event(Event::Released(release)) if release.phase == Phase::TrainRound => {
+                at(federation, release.round, release.pass);
+            }
+            Watched::Event(Event::Released(release)) => {
+                if let TaskInput::Average {
+                    unmasking: Some(unmasking),
+                    updates,
+                    ..
+                } = &release.work[0].input
+                {
+                    assert_eq!(unmasking.sharers, SITES);
+                    let told = unmasking.shares.iter();
+                    assert!(told.clone().all(|told| told.seeds.len() == updates.len()));
+                    assert!(
+                        told.clone()
+                            .all(|told| told.keys.len() == SITES.len() - updates.len())
+                    );
+                }
+            }
+            Watched::Event(Event::Finished(finished)) => return *finished,
+            Watched::Event(event) if event.is_end() => panic!("{event:?}\n{}", federation.said()),
+            _ => {}
+        }
+    }
+}
+
+fn last(finished: &Finished) -> &str {
+    &finished.history.scores.last().unwrap().weights
+}
+
+fn weights(federation: &Federation, job: &str) -> StateDict {
+    let model = ModelFolder::open(&federation.download(job).unwrap()[0]).unwrap();
+    let configuration = model.plans.configuration("2d").unwrap();
+    let layout = Layout::new(&configuration.architecture, 1, 3).unwrap();
+    let checkpoint = model.checkpoint(FoldId::All, CHECKPOINT_FINAL).unwrap();
+    checkpoint.weights(&layout).unwrap()
+}
+
+#[test]
+fn masked_updates_average_as_plain_ones_do() {
+    let scans = Scans { cases: 2, ..SMALL };
+    let mut federation = Federation::of_sites(47, &SITES, &scans, |_, _| String::new()).unwrap();
+    let masked = json!({ "secure_aggregation": {} });
+
+    // One round with a site that vanishes behind sharing, plain and masked: the same but for rounding.
+    let vanishes = |federation: &mut Federation, round: u32, pass: u32| match (round, pass) {
+        (0, 0) => federation.signal("gamma", libc::SIGSTOP).unwrap(),
+        (0, 1) => federation.signal("gamma", libc::SIGCONT).unwrap(),
+        _ => {}
+    };
+    run(&mut federation, &message("plain", 1, json!({})), vanishes);
+    run(&mut federation, &message("hidden", 1, masked.clone()), vanishes);
+    let [plain, hidden] = ["plain", "hidden"].map(|job| weights(&federation, job));
+    for (name, tensor) in plain.iter() {
+        let other = &hidden.get(name).unwrap().data;
+        let far = tensor
+            .data
+            .iter()
+            .zip(other)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        assert!(far < 1e-6, "{name}: {far}");
+    }
+    assert!(plain != hidden, "integers round otherwise");
+
+    // Two rounds, and again with processes that are killed in every pass: the same bytes.
+    let calm = run(
+        &mut federation,
+        &message("calm", 2, masked.clone()),
+        |federation, round, pass| {
+            // Only the site's own user reads its secrets.
+            let secret = format!("jobs/calm/protected/{round}/secret.json");
+            if pass == 0 {
+                let mode = fs::metadata(federation.root("alpha").join(secret))
+                    .unwrap()
+                    .permissions()
+                    .mode();
+                assert_eq!(mode & 0o777, 0o600);
+            }
+        },
+    );
+    let killed = run(
+        &mut federation,
+        &message("killed", 2, masked),
+        |federation, round, pass| {
+            let victims = [["alpha", "beta"], ["gamma", "delta"]];
+            if pass != 1 {
+                federation
+                    .kill(victims[round as usize][(pass / 2 % 2) as usize])
+                    .unwrap();
+            }
+        },
+    );
+    assert_eq!(last(&killed), last(&calm));
+
+    // Once the last average is scored, no secret is left.
+    let left = fs::read_dir(federation.root("alpha").join("jobs/killed/protected")).unwrap();
+    assert_eq!(left.count(), 0);
+}

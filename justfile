@@ -99,9 +99,9 @@ poisoned data rounds="20" iterations="10": setup
     ROUNDS_POISONED_DATA={{ data }} ROUNDS_POISONED_ROUNDS={{ rounds }} ROUNDS_POISONED_ITERATIONS={{ iterations }} \
         cargo test --release --workspace --test system -- --ignored --nocapture one_poisoned_site_of_five
 
-# Measure resampling and cropping alone
+# Measure resampling, cropping and hidden sums alone
 bench-code: setup
-    cargo bench --profile release -p nnunet
+    cargo bench --profile release --workspace --bench preprocess --bench secure_sum
 
 # Check the form of the code
 lint: setup

@@ -21,12 +21,12 @@ import time
 from pathlib import Path
 
 # Between two cuts of the site's connection.
-CUT_SECONDS = 20
+CUT_SECONDS = 8
 PATIENCE_SECONDS = 600
 NAMESPACE = "rounds-hospital"
 OUTSIDE, INSIDE = "10.77.0.1", "10.77.0.2"
 PROXY_PORT = 3128
-USER, PASSWORD = "hospital", "only through here"
+USER, PASSWORD = "hospital", "only-through-here"
 
 HAPROXY = """
 defaults
@@ -46,7 +46,7 @@ Port {port}
 Listen {listen}
 Timeout 600
 MaxClients 20
-BasicAuth {user} "{password}"
+BasicAuth {user} {password}
 ConnectPort {https}
 LogFile "{log}"
 LogLevel Connect
@@ -228,9 +228,9 @@ def check(arguments, folder, background):
     job = {
         "job_id": "through-the-proxy",
         "datasets": ["east", "north"],
-        "payload": {"mode": "training", "num_rounds": 2, "dataset_id": arguments.dataset_id, "device": "cpu",
+        "payload": {"mode": "training", "num_rounds": 3, "dataset_id": arguments.dataset_id, "device": "cpu",
                     "model_configuration": "2d"},
-        "federation": {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1},
+        "federation": {"iterations_per_epoch": 12, "val_iterations_per_epoch": 1},
     }
     (folder / "job.json").write_text(json.dumps(job))
     me = ["--submitter", submitter / "submitter.toml"]

@@ -98,12 +98,18 @@ impl Provisioned {
         let settings = hub.join("orchestrator/orchestrator.toml");
         let root = federation.scratch.path().join("orchestrator");
         let root = root.to_str().context("a folder whose name is not UTF-8")?;
-        replace(&settings, &[("/srv/rounds/orchestrator", root)])?;
+        let root = format!("root = {root:?}\nkeep_updates = true");
+        replace(&settings, &[("root = \"/srv/rounds/orchestrator\"", &root)])?;
         federation.nats("hub", &hub.join("nats"), "nats.conf", None)?;
         federation.provision(&["submitter", "lead"])?;
         federation.reload()?;
         federation.rounds(ORCHESTRATOR)?;
         Ok(federation)
+    }
+
+    /// What the orchestrators keep of all jobs, updates included.
+    pub fn archive(&self) -> PathBuf {
+        self.scratch.path().join("orchestrator/archive")
     }
 
     /// Lets a site in and starts it, with a data set `Dataset<id>_<name>` of its own name.
@@ -130,6 +136,7 @@ impl Provisioned {
                 (&placeholder, &text(&data)?),
                 (&roots, &text(&root)?),
                 ("devices = [\"cpu\"]", "devices = [\"cpu\"]\nthreads = 1"),
+                ("\n[nats]\n", "\n[policy]\nmin_cases = 1\n\n[nats]\n"),
             ],
         )?;
         if self.way == Way::Leaf {

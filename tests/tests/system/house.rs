@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
+use pipeline::exit::Kind;
 use tests::repository;
 
 /// Lines that a person reads in one sitting.
@@ -144,4 +145,15 @@ fn the_algorithm_knows_no_network_and_no_clock() {
         file.starts_with("workers/nnunet/src/") && !file.ends_with("tests.rs")
     });
     assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn the_table_of_kinds_is_the_codes() {
+    let text = fs::read_to_string(repository().join("deploy/exposure.md")).unwrap();
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+    let expected: Vec<String> = Kind::ALL
+        .into_iter()
+        .map(|kind| format!("| `{kind}` | {} | {} |", kind.holds(), kind.when()))
+        .collect();
+    assert_eq!(rows[..expected.len()], expected);
 }

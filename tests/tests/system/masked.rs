@@ -111,10 +111,10 @@ fn masked_updates_average_as_plain_ones_do() {
     }
     assert!(plain != hidden, "integers round otherwise");
 
-    // Two rounds, and again with processes that are killed in every pass: the same bytes.
+    // Two rounds, and again with a process that is killed in each pass of the first: the same bytes.
     let calm = run(
         &mut federation,
-        &message("calm", 2, masked.clone()),
+        &message("calm", 2, masked),
         |federation, round, pass| {
             // Only the site's own user reads its secrets.
             let secret = format!("jobs/calm/protected/{round}/secret.json");
@@ -127,21 +127,53 @@ fn masked_updates_average_as_plain_ones_do() {
             }
         },
     );
+    // Nobody is gone on without while its task waits for the next worker.
+    let patient = json!({ "secure_aggregation": {}, "round_deadline_seconds": null });
     let killed = run(
         &mut federation,
-        &message("killed", 2, masked),
+        &message("killed", 2, patient),
         |federation, round, pass| {
-            let victims = [["alpha", "beta"], ["gamma", "delta"]];
-            if pass != 1 {
-                federation
-                    .kill(victims[round as usize][(pass / 2 % 2) as usize])
-                    .unwrap();
-            }
+            let victim = match (round, pass) {
+                (0, 2) => "alpha",
+                (0, 3) => "beta",
+                (0, 0) => "gamma",
+                (0, 4) => "delta",
+                _ => return,
+            };
+            federation.kill(victim).unwrap();
         },
     );
     assert_eq!(last(&killed), last(&calm));
 
+    noise_is_added_and_told_of(&mut federation, &plain);
+
     // Once the last average is scored, no secret is left.
     let left = fs::read_dir(federation.root("alpha").join("jobs/killed/protected")).unwrap();
     assert_eq!(left.count(), 0);
+}
+
+/// Each site's update is at most as long as the job allows, but for the noise, which is another at each.
+fn noise_is_added_and_told_of(federation: &mut Federation, plain: &StateDict) {
+    let privacy = |clip: f64| json!({ "privacy": { "clip": clip, "noise_multiplier": 0.001, "delta": 1e-5, "unit": "site" } });
+    let base = run(federation, &message("noisy", 1, privacy(1e-3)), |_, _, _| {});
+    let again = run(
+        federation,
+        &message("noisy-again", 1, privacy(1e-3)),
+        |_, _, _| {},
+    );
+    assert_ne!(
+        last(&base),
+        last(&again),
+        "the noise comes from no seed of the job's"
+    );
+    let [one, other] = ["noisy", "noisy-again"].map(|job| weights(federation, job));
+    // Updates of length 0.001 at most, with noise of a millionth in each value: the averages are as near.
+    let values = one.value_count() as f64;
+    assert!(one.distance(&other) < 1e-6 * (2.0 * values).sqrt());
+    assert!(one.distance(&other) > 0.0 && one.distance(plain) > 1e-3);
+    let shown = federation.command(&["show", "noisy"]).unwrap();
+    assert!(
+        shown.contains("after 1 rounds, the unit being a site") && shown.contains("no meaningful protection"),
+        "{shown}"
+    );
 }

@@ -11,11 +11,12 @@ use tests::{federation::Federation, repository};
 const HEAD: &str = "| metric | type | labels | meaning |\n|---|---|---|---|\n";
 
 /// What a job without trouble on a machine without accelerators does not count.
-const RARE: [&str; 6] = [
+const RARE: [&str; 7] = [
     "rounds_task_redeliveries_total",
     "rounds_site_task_redeliveries_total",
     "rounds_dead_letters_total",
     "rounds_updates_rejected_total",
+    "rounds_results_refused_total",
     "rounds_gpu_",
     "rounds_site_gpu_",
 ];

@@ -1,6 +1,7 @@
 //! A federation as `rounds provision` makes it, and a member of it that is out for the others: the job ends unharmed.
 
 mod attacks;
+mod verified;
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use async_nats::{Client, Message, Subscriber};
+use async_nats::Subscriber;
 use futures::{FutureExt, StreamExt, future::join_all};
 use pipeline::{
     connection::{Access, Connection},
@@ -68,54 +69,6 @@ fn finished(federation: &Provisioned, job: &str) -> Result<Vec<String>> {
     digests.collect::<Option<_>>().context("a score without weights")
 }
 
-/// What came of an attack: why it failed, or what it brought.
-async fn strike(client: &Client, attack: &Attack) -> Result<String, String> {
-    let Attack {
-        subject,
-        payload,
-        headers,
-        reply,
-        ..
-    } = attack;
-    let inbox = client.new_inbox();
-    let answers = match reply {
-        // Whether it lands there is looked at later, on the other side.
-        Some(_) => None,
-        None => Some(
-            client
-                .subscribe(inbox.clone())
-                .await
-                .map_err(|error| error.to_string())?,
-        ),
-    };
-    let reply = reply.clone().unwrap_or(inbox);
-    client
-        .publish_with_reply_and_headers(subject.clone(), reply, headers.clone(), payload.clone().into())
-        .await
-        .map_err(|error| error.to_string())?;
-    let Some(mut answers) = answers else {
-        return Ok("sent".into());
-    };
-    match tokio::time::timeout(ANSWER, answers.next()).await {
-        Err(_) => Ok("no answer".into()),
-        Ok(None) => Ok("cut off".into()),
-        Ok(Some(answer)) => harmless(&answer),
-    }
-}
-
-/// Whether an answer gives nothing away: nobody is there, or a refusal; or it is the receipt for what is one's own.
-fn harmless(answer: &Message) -> Result<String, String> {
-    if let Some(status) = answer.status {
-        return Ok(format!("{status}"));
-    }
-    let said = String::from_utf8_lossy(&answer.payload).into_owned();
-    let document: Value = serde_json::from_str(&said).unwrap_or_default();
-    match document.get("error") {
-        Some(error) => Ok(error["description"].as_str().unwrap_or_default().to_owned()),
-        None => Err(said),
-    }
-}
-
 /// Messages whose subject speaks of the attacked.
 async fn overheard(mut ears: Subscriber) -> Vec<String> {
     let mut heard = Vec::new();
@@ -129,7 +82,8 @@ async fn overheard(mut ears: Subscriber) -> Vec<String> {
 
 /// What of an attacker's words stands at the hub under another name than its own.
 async fn landed(hub: &Connection, mut heard: Subscriber) -> Result<Vec<String>> {
-    let own = |subject: &str| subject.split('.').any(|token| token == MALLORY);
+    // Its queues are `mallory_<phase>`.
+    let own = |subject: &str| subject.split(['.', '_']).any(|token| token == MALLORY);
     let bears = |bytes: &[u8]| bytes.windows(FORGED.len()).any(|part| part == FORGED.as_bytes());
     let mut found = BTreeSet::new();
     for stream in [
@@ -146,7 +100,10 @@ async fn landed(hub: &Connection, mut heard: Subscriber) -> Result<Vec<String>> 
         }
     }
     while let Some(Some(message)) = heard.next().now_or_never() {
-        let plain = !message.subject.starts_with("_INBOX") && !message.subject.starts_with("_R_");
+        // Answers to the attacker, and the server's own notes on what it refused.
+        let plain = !["_INBOX.", "_R_.", "$JS.EVENT."]
+            .iter()
+            .any(|own| message.subject.starts_with(own));
         if bears(&message.payload) && plain && !own(&message.subject) {
             found.insert(message.subject.to_string());
         }
@@ -155,9 +112,15 @@ async fn landed(hub: &Connection, mut heard: Subscriber) -> Result<Vec<String>> 
 }
 
 /// Attacks a federation that works on a job, with the real key and certificate of a member.
-async fn attack(mallory: &Connection, hub: &Connection, alpha: &Connection, job: &str) -> Result<usize> {
+async fn attack(
+    mallory: &Connection,
+    [hub, ear]: [&Connection; 2],
+    alpha: &Connection,
+    job: &str,
+) -> Result<usize> {
     let client = mallory.client();
-    let everything = hub.client().subscribe(">").await?;
+    // On a connection of its own: the server cuts off who cannot follow a flood.
+    let everything = ear.client().subscribe(">").await?;
     let at_alpha = alpha.client().subscribe(">").await?;
     let ears = [
         ">",
@@ -176,7 +139,7 @@ async fn attack(mallory: &Connection, hub: &Connection, alpha: &Connection, job:
     let mut succeeded = Vec::new();
     for (attack, came) in attacks
         .iter()
-        .zip(join_all(attacks.iter().map(|attack| strike(client, attack))).await)
+        .zip(join_all(attacks.iter().map(|attack| attack.strike(client))).await)
     {
         let own = attack.subject.starts_with(&format!("rounds.result.{MALLORY}."));
         match came {
@@ -196,7 +159,7 @@ async fn attack(mallory: &Connection, hub: &Connection, alpha: &Connection, job:
         headers: Default::default(),
         reply: None,
     };
-    let why = strike(client, &again).await.map_err(anyhow::Error::msg)?;
+    let why = again.strike(client).await.map_err(anyhow::Error::msg)?;
     println!("{:64} {why}", again.name);
     let large = client
         .publish(format!("rounds.heartbeat.{MALLORY}"), vec![0; TOO_LARGE].into())
@@ -258,11 +221,12 @@ fn a_malicious_site_changes_nothing(way: Way) {
         federation.connect(&access, ANSWER).unwrap()
     };
     let (mallory, hub, alpha) = (connect(MALLORY), connect(ORCHESTRATOR), connect(ALPHA));
+    let ear = connect(ORCHESTRATOR);
     federation.submit(&message("attacked")).unwrap();
     let begun = Instant::now();
     let tried = federation
         .runtime
-        .block_on(attack(&mallory, &hub, &alpha, "attacked"));
+        .block_on(attack(&mallory, [&hub, &ear], &alpha, "attacked"));
     let tried = tried.with_context(|| federation.said()).unwrap();
     println!("{tried} attacks in {:?}, none succeeded", begun.elapsed());
     assert_eq!(
@@ -272,9 +236,29 @@ fn a_malicious_site_changes_nothing(way: Way) {
         federation.said()
     );
 
+    verified::anybody_verifies_a_job(&federation, "attacked", calm.last().unwrap());
+    the_doctor_finds_a_site_well(&federation, way);
     strangers_are_refused(&federation);
     a_rotated_key_goes_on(&mut federation, way, &calm);
     a_revoked_key_is_cut_off(&federation, way, &mallory);
+}
+
+fn the_doctor_finds_a_site_well(federation: &Provisioned, way: Way) {
+    let settings = federation.site_folder(ALPHA).join("site.toml");
+    let said = tests::process::run(&["doctor".as_ref(), settings.as_os_str()]).unwrap();
+    let mut lines = vec![
+        "ok    key            U",
+        "ok    permissions    5 queues of this site",
+        "ok    account        its own",
+        "ok    jobs           2 of this site are known",
+        "ok    version",
+    ];
+    if way == Way::Direct {
+        lines.push("ok    certificate    ");
+    }
+    for line in lines {
+        assert!(said.contains(line), "{line:?} is not in\n{said}");
+    }
 }
 
 fn strangers_are_refused(federation: &Provisioned) {
@@ -334,6 +318,8 @@ fn stranger(federation: &Provisioned) -> (String, String) {
 
 /// A site gets a new key in the middle of a job, and its old one opens nothing.
 fn a_rotated_key_goes_on(federation: &mut Provisioned, way: Way, calm: &[String]) {
+    // What Mallory announced is its own to spoil: it says it again.
+    federation.rounds(MALLORY).unwrap();
     let old = federation.access(ALPHA).unwrap();
     federation.submit(&message("rotated")).unwrap();
     federation.provision(&["rotate", ALPHA]).unwrap();
@@ -354,7 +340,10 @@ fn a_revoked_key_is_cut_off(federation: &Provisioned, way: Way, mallory: &Connec
     let attempt = |connection: &Connection| {
         let subject = format!("HUB.API.CONSUMER.INFO.ROUNDS_TASKS.{MALLORY}_infer");
         let asked = connection.client().request(subject, "".into());
-        let answer = federation.runtime.block_on(tokio::time::timeout(ANSWER, asked));
+        // A timeout is made on a runtime.
+        let answer = federation
+            .runtime
+            .block_on(async { tokio::time::timeout(ANSWER, asked).await });
         matches!(answer, Ok(Ok(message)) if message.status.is_none())
     };
     assert!(attempt(mallory), "before it was revoked");

@@ -61,7 +61,10 @@ pub async fn reload(connection: &Connection, accounts: &BTreeSet<String>) -> Res
     let found: Answer<serde_json::Value> = ask(connection, "$SYS.REQ.SERVER.PING.LEAFZ", "").await?;
     let server = found.server;
     let of_server = |what: &str| format!("$SYS.REQ.SERVER.{}.{what}", server.id);
-    let _: Answer<serde_json::Value> = ask(connection, &of_server("RELOAD"), "").await?;
+    // What an account imports that is new in a reload counts from the next one on (nats-server 2.15.1).
+    for _ in 0..2 {
+        let _: Answer<serde_json::Value> = ask(connection, &of_server("RELOAD"), "").await?;
+    }
     let leaves: Answer<Leaves> = ask(connection, &of_server("LEAFZ"), "").await?;
     let mut cut_off = Vec::new();
     for leaf in leaves.data.map_or_else(Vec::new, |leaves| leaves.leafs) {

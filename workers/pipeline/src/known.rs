@@ -147,11 +147,7 @@ async fn answer_until_lost(connection: &Connection) -> Result<(), Error> {
             .into_iter()
             .map(|known| Answer::Job(Box::new(known.clone())));
         for answer in answers.chain([end]) {
-            let answer = publish::encode(&answer);
-            client
-                .publish(reply.clone(), answer)
-                .await
-                .map_err(|error| failed(&error))?;
+            publish::say(connection, reply.to_string(), publish::encode(&answer)).await;
         }
     }
     Ok(())

@@ -11,7 +11,10 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 
 use crate::{Error, clock, connection::Connection, direct};
 
@@ -158,6 +161,12 @@ async fn reader(
         .await
 }
 
+/// A reader asks whether anything is left after so long without a message.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Readings before an error is told.
+const TRIES: u32 = 3;
+
 /// All messages of a stream that match a filter now, in order.
 pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Tailed>, Error> {
     if connection.is_guest() {
@@ -171,6 +180,18 @@ pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Re
             all.extend(page);
         }
     }
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match read_once(connection, stream, filter).await {
+            // A connection that was lost loses messages that were under way.
+            Err(error) if tries < TRIES => tracing::debug!("{error}; reading again"),
+            other => return other,
+        }
+    }
+}
+
+async fn read_once(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Tailed>, Error> {
     let failed = |error: &dyn std::fmt::Display| Error::request(format!("read {filter}"), error);
     let consumer = reader(connection, stream, filter, DeliverPolicy::All)
         .await
@@ -187,10 +208,16 @@ pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Re
             .await
             .map_err(|error| failed(&error))?;
         while all.len() < count {
-            let message = messages
-                .next()
-                .await
-                .ok_or_else(|| failed(&"the consumer ended"))?;
+            let Ok(message) = timeout(QUIET, messages.next()).await else {
+                // What was counted may have been replaced or taken away since.
+                let left = consumer.get_info().await.map_err(|error| failed(&error))?;
+                match left.num_pending {
+                    0 if left.delivered.consumer_sequence == all.len() as u64 => break,
+                    0 => return Err(failed(&"a message was lost on the way")),
+                    _ => continue,
+                }
+            };
+            let message = message.ok_or_else(|| failed(&"the consumer ended"))?;
             let message = message.map_err(|error| failed(&error))?;
             let info = message.info().map_err(|error| failed(&error))?;
             if info.consumer_sequence != all.len() as u64 + 1 {

@@ -18,6 +18,7 @@ mod exposure;
 mod free_memory;
 mod gc;
 mod gpu;
+mod job_check;
 mod job_folder;
 mod memory;
 mod parts;

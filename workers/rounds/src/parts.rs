@@ -20,9 +20,7 @@ use pipeline::{
     worker::{self, Activity, Phase, Worker, WorkerSettings},
 };
 use schemas::{
-    PROTOCOL_VERSION,
-    job::{JobMessage, Payload},
-    names,
+    PROTOCOL_VERSION, names,
     site::{Announce, AnnouncedDataset},
 };
 use tokio::task::JoinSet;
@@ -30,9 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     exposure::admission::Door,
-    gpu,
+    gpu, job_check,
     phases::{Aggregate, Average, Fingerprint, Infer, PlanVerify, Preprocess, TrainRound},
-    privacy,
     site::Site,
 };
 
@@ -285,7 +282,7 @@ pub async fn run_orchestrator(
         queues.watch_queues(&watched, ended).await;
         Ok(())
     });
-    let conductor = Conductor::new(connection, VERSION, Arc::new(check_job), metrics)
+    let conductor = Conductor::new(connection, VERSION, Arc::new(job_check::check), metrics)
         .with_algorithm(nnunet::ALGORITHM_VERSION)
         .with_archive(archive)
         .with_identity(identity);
@@ -365,44 +362,4 @@ fn announcement(site: &Site) -> anyhow::Result<Announce> {
         devices: site.settings.devices.clone(),
         time: clock::now(),
     })
-}
-
-/// What only the algorithm knows about a job: whether the trainer exists. Returns warnings.
-fn check_job(message: &JobMessage) -> Result<Vec<String>, schemas::Invalid> {
-    let Payload::Training(payload) = &message.payload else {
-        return Ok(Vec::new());
-    };
-    let variant = nnunet::train::TrainerVariant::by_name(&payload.trainer_name).map_err(|error| {
-        let reason = match error {
-            nnunet::Error::Invalid { reason, .. } => reason,
-            other => other.to_string(),
-        };
-        schemas::Invalid::new("payload.trainer_name", reason)
-    })?;
-    let mut warnings = Vec::new();
-    let epochs = payload.num_rounds as usize * payload.epochs_per_round as usize;
-    if variant.name != "nnUNetTrainer" && variant.epochs != 1000 && variant.epochs != epochs {
-        warnings.push(format!(
-            "trainer {} is named for {} epochs; this job trains num_rounds x epochs_per_round = {epochs}",
-            variant.name, variant.epochs
-        ));
-    }
-    let federation = &message.federation;
-    if (
-        federation.iterations_per_epoch,
-        federation.val_iterations_per_epoch,
-    ) != (250, 50)
-    {
-        warnings.push(format!(
-            "an epoch has {} training and {} validation iterations; nnU-Net's has 250 and 50",
-            federation.iterations_per_epoch, federation.val_iterations_per_epoch
-        ));
-    }
-    if let Some(privacy) = &federation.privacy {
-        warnings.push(format!(
-            "privacy: {}",
-            privacy::guarantee(privacy, payload.num_rounds)
-        ));
-    }
-    Ok(warnings)
 }

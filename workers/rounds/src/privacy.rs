@@ -70,7 +70,7 @@ mod tests {
         );
         let weak = guarantee(&privacy(0.5), 10);
         assert!(
-            weak.starts_with("epsilon 48.8") && weak.contains("no meaningful protection"),
+            weak.starts_with("epsilon 48.7") && weak.contains("no meaningful protection"),
             "{weak}"
         );
     }

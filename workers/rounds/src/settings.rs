@@ -70,8 +70,8 @@ pub struct SiteSettings {
 pub struct DatasetSettings {
     /// The name that jobs use.
     pub id: String,
-    /// The nnU-Net raw data set: a folder DatasetXYZ_name with dataset.json, imagesTr and labelsTr. Without dataset.json
-    /// it holds scans to segment only.
+    /// The nnU-Net raw data set: a folder DatasetXYZ_name with dataset.json, imagesTr and labelsTr. With neither
+    /// dataset.json nor imagesTr it holds scans to segment only.
     pub path: PathBuf,
     /// The id that jobs mean by `dataset_id`, where it is not the folder's XYZ.
     #[serde(default)]
@@ -225,19 +225,20 @@ impl DatasetSettings {
             })
     }
 
-    /// Whether there is anything to train on: a folder without dataset.json holds scans to segment only, and the model
-    /// says what they are.
+    /// Whether the folder says what its scans are; else the model does.
     pub fn described(&self) -> bool {
         self.path.join("dataset.json").exists()
     }
 
-    /// Opens the data set, where it is one to train on; none for a folder of scans to segment.
+    /// Opens the data set, where it is one to train on; none for a folder of scans to segment, which has neither
+    /// dataset.json nor imagesTr.
     ///
     /// # Errors
     /// There is no such folder, or as of [`DatasetSettings::open`].
     pub fn open_described(&self) -> anyhow::Result<Option<RawDataset>> {
         ensure!(self.path.is_dir(), "expected a folder");
-        Ok(self.described().then(|| self.open()).transpose()?)
+        let trains = self.described() || self.path.join("imagesTr").exists();
+        Ok(trains.then(|| self.open()).transpose()?)
     }
 
     /// The XYZ that jobs mean: the setting's, or the folder name's.

@@ -4,7 +4,14 @@ mod breaking;
 mod forging;
 mod reading;
 
-use async_nats::HeaderMap;
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Message};
+use futures::StreamExt;
+use serde_json::Value;
+
+/// A server on this machine answers sooner.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// Who attacks.
 pub const MALLORY: &str = "mallory";
@@ -25,6 +32,65 @@ pub struct Attack {
     pub headers: HeaderMap,
     /// Where the answer is sent; an inbox of the attacker's unless said.
     pub reply: Option<String>,
+}
+
+impl Attack {
+    /// What came of an attack: why it failed, or what it brought.
+    pub async fn strike(&self, client: &Client) -> Result<String, String> {
+        let Attack {
+            subject,
+            payload,
+            headers,
+            reply,
+            ..
+        } = self;
+        let inbox = client.new_inbox();
+        let answers = match reply {
+            // Whether it lands there is looked at later, on the other side.
+            Some(_) => None,
+            None => Some(
+                client
+                    .subscribe(inbox.clone())
+                    .await
+                    .map_err(|error| error.to_string())?,
+            ),
+        };
+        let reply = reply.clone().unwrap_or(inbox);
+        client
+            .publish_with_reply_and_headers(subject.clone(), reply, headers.clone(), payload.clone().into())
+            .await
+            .map_err(|error| error.to_string())?;
+        let Some(mut answers) = answers else {
+            return Ok("sent".into());
+        };
+        match tokio::time::timeout(ANSWER, answers.next()).await {
+            Err(_) => Ok("no answer".into()),
+            Ok(None) => Ok("cut off".into()),
+            Ok(Some(answer)) => harmless(&answer),
+        }
+    }
+}
+
+/// Whether an answer gives nothing away: nobody is there, or a refusal; or it is the receipt for what is one's own.
+fn harmless(answer: &Message) -> Result<String, String> {
+    if let Some(status) = answer.status {
+        return Ok(format!("{status}"));
+    }
+    let said = String::from_utf8_lossy(&answer.payload).into_owned();
+    let document: Value = serde_json::from_str(&said).unwrap_or_default();
+    // An account may see its own connections.
+    if let Some(connections) = document["data"]["connections"].as_array()
+        && connections
+            .iter()
+            .all(|connection| !connection.to_string().contains(ALPHA))
+        && !said.contains("\"orchestrator\"")
+    {
+        return Ok(format!("{} connections, all its own", connections.len()));
+    }
+    match document.get("error") {
+        Some(error) => Ok(error["description"].as_str().unwrap_or_default().to_owned()),
+        None => Err(said),
+    }
 }
 
 fn attack(name: &'static str, subject: impl Into<String>, payload: impl ToString) -> Attack {

@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(protect(&base, &base, 2.0, 0.0, [0; 32]).unwrap(), base);
         let error = protect(&weights, &state(&[1.0], 2), 1.0, 1.0, [0; 32]).unwrap_err();
         assert!(
-            error.to_string().starts_with("tensor long of shape [1]"),
+            error.to_string().starts_with("tensor long: of shape [1]"),
             "{error}"
         );
         let infinite = state(&[f32::INFINITY], 1);

@@ -18,6 +18,7 @@ mod inventory;
 mod masking;
 mod memory;
 mod next;
+mod perform;
 mod plan_verify;
 mod preprocess;
 mod purge;

@@ -1,6 +1,6 @@
 //! Whether a site takes a task on. Asked before any handler sees it; a task may wait for a person's word.
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{AckKind, Message};
 use schemas::{
@@ -8,7 +8,10 @@ use schemas::{
     task::{Failure, Task, TaskKey},
 };
 use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        oneshot,
+    },
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -41,9 +44,12 @@ pub trait Admit: Debug + Send + Sync {
 
 /// Tasks that wait for a person, beside the worker, which meanwhile works on others.
 pub(super) struct Waiting {
-    decided: UnboundedSender<Message>,
-    ready: UnboundedReceiver<Message>,
+    decided: UnboundedSender<Decided>,
+    ready: UnboundedReceiver<Decided>,
 }
+
+/// A task that was decided on; its holder goes on until the other half is dropped.
+type Decided = (Message, oneshot::Sender<()>);
 
 impl Waiting {
     pub(super) fn none() -> Self {
@@ -53,17 +59,17 @@ impl Waiting {
 
     /// The next task that was decided on.
     pub(super) async fn next(&mut self) -> Option<Message> {
-        self.ready.recv().await
+        self.ready.recv().await.map(|(message, _taken)| message)
     }
 }
 
 impl<P: Phase> Worker<P> {
     /// What the site says to a task.
-    pub(super) async fn admission(&self, task: &std::sync::Arc<Task>) -> Admission {
+    pub(super) async fn admission(&self, task: &Arc<Task>) -> Admission {
         let Some(admit) = self.settings.admit.clone() else {
             return Admission::Granted;
         };
-        let task = std::sync::Arc::clone(task);
+        let task = Arc::clone(task);
         let asked = tokio::task::spawn_blocking(move || admit.admit(&task)).await;
         asked.unwrap_or_else(|_| {
             let message = "the site's decision broke off; the site's log says where";
@@ -75,7 +81,7 @@ impl<P: Phase> Worker<P> {
     pub(super) fn hold(
         &self,
         message: Message,
-        task: std::sync::Arc<Task>,
+        task: Arc<Task>,
         waiting: &Waiting,
         stop: &CancellationToken,
     ) {
@@ -102,14 +108,22 @@ impl<P: Phase> Worker<P> {
                     tracing::info!(job = task.key.job, "waits no longer: the task was closed");
                     return acknowledge(&message, AckKind::Ack).await;
                 }
-                let (admit, asked) = (admit.clone(), std::sync::Arc::clone(&task));
+                let (admit, asked) = (admit.clone(), Arc::clone(&task));
                 let said = tokio::task::spawn_blocking(move || {
                     admit.map_or(Admission::Granted, |admit| admit.admit(&asked))
                 });
                 if !matches!(said.await, Ok(Admission::Waiting)) {
-                    // The worker asks once more, and then works on it or answers it.
-                    let _ = decided.send(message);
-                    return;
+                    break;
+                }
+            }
+            // The worker asks once more, and then works on it or answers it; until then it may be busy with another.
+            let (taken_in, mut taken) = oneshot::channel();
+            let _ = decided.send((message.clone(), taken_in));
+            loop {
+                tokio::select! {
+                    _ = &mut taken => return,
+                    () = stop.cancelled() => return acknowledge(&message, AckKind::Nak(None)).await,
+                    () = sleep(heartbeat) => acknowledge(&message, AckKind::Progress).await,
                 }
             }
         });

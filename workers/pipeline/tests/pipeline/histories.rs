@@ -22,7 +22,10 @@ use schemas::{
     task::{Failure, Outcome, TaskInput, TaskKey, TaskOutput},
 };
 
-use crate::model::{Random, View, World, jobs, masked, step_of, undisturbed};
+use crate::{
+    masked::either_secret_is_told,
+    model::{Random, View, World, jobs, masked, step_of, undisturbed},
+};
 
 /// What may go wrong in a history, as one in so many; 0: never.
 #[derive(Clone, Copy, Default)]
@@ -180,24 +183,9 @@ fn check(accepted: &Accepted, world: &World, seed: u64) {
     either_secret_is_told(world, seed);
     let least = accepted.message.federation.min_sites;
     for release in &world.record.releases {
-        let TaskInput::Average {
-            updates, unmasking, ..
-        } = &release.work[0].input
-        else {
+        let TaskInput::Average { updates, .. } = &release.work[0].input else {
             continue;
         };
-        if let Some(unmasking) = unmasking {
-            assert!(unmasking.shares.len() >= 3, "seed {seed}: below the threshold");
-            let counted: Vec<&String> = updates.iter().map(|update| &update.site).collect();
-            for told in &unmasking.shares {
-                assert!(
-                    told.seeds
-                        .iter()
-                        .map(|share| &share.site)
-                        .eq(counted.iter().copied())
-                );
-            }
-        }
         let trained = Step {
             phase: Phase::TrainRound,
             ..Step::of(release)
@@ -225,28 +213,6 @@ fn check(accepted: &Accepted, world: &World, seed: u64) {
                 panic!("seed {seed}");
             };
             assert_eq!(made.as_ref(), Some(&update.artifact), "seed {seed}");
-        }
-    }
-}
-
-/// What all attempts together told of a round's secrets, and whoever asked.
-fn either_secret_is_told(world: &World, seed: u64) {
-    let mut told: BTreeMap<(u32, String), bool> = BTreeMap::new();
-    for result in &world.results {
-        let Outcome::Done {
-            output: TaskOutput::Unmasked { shares },
-        } = &result.outcome
-        else {
-            continue;
-        };
-        let seeds = shares.seeds.iter().map(|share| (share, true));
-        for (share, is_seed) in seeds.chain(shares.keys.iter().map(|share| (share, false))) {
-            let before = told.insert((result.key.round, share.site.clone()), is_seed);
-            assert!(
-                before.is_none_or(|before| before == is_seed),
-                "seed {seed}: both secrets of {} are told",
-                share.site
-            );
         }
     }
 }

@@ -335,7 +335,7 @@ async fn messages_that_are_no_job_are_rejected_with_their_field() {
         (
             set("/datasets", ["set-old"].into()),
             "datasets[0]",
-            "site old runs version 0.0.0-older (protocol 1, algorithm 7); the orchestrator runs 0.0.0-test (protocol 1, \
+            "site old runs version 0.0.0-older (protocol 2, algorithm 7); the orchestrator runs 0.0.0-test (protocol 2, \
              algorithm 0)",
         ),
         (set("/federation/seed", 13.into()), "federation.seed", "unlucky"),

@@ -6,6 +6,7 @@ mod canned;
 mod continued;
 mod elastic;
 mod histories;
+mod hostile;
 mod jobs;
 mod limited_time;
 mod masked;

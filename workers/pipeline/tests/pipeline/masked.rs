@@ -1,14 +1,54 @@
 //! Rounds whose updates are masked: the passes, who vanishes in which, and what is told of whom.
 
+use std::collections::BTreeMap;
+
 use pipeline::conductor::{Step, next};
 use schemas::{
     event::{Accepted, Event},
     masking::Unmasking,
     names::{ORCHESTRATOR, Phase},
-    task::{Failure, TaskInput, TaskKey, TaskOutput},
+    task::{Failure, Outcome, TaskInput, TaskKey, TaskOutput},
 };
 
 use crate::model::{View, World, masked, undisturbed};
+
+/// Of each site that shared its secrets all who told anything told the one secret or the other, in all attempts
+/// together; and what takes the masks off an average is of those whom it counts, told by enough.
+pub fn either_secret_is_told(world: &World, seed: u64) {
+    let mut told: BTreeMap<(u32, String), bool> = BTreeMap::new();
+    for result in &world.results {
+        let Outcome::Done {
+            output: TaskOutput::Unmasked { shares },
+        } = &result.outcome
+        else {
+            continue;
+        };
+        let seeds = shares.seeds.iter().map(|share| (share, true));
+        for (share, is_seed) in seeds.chain(shares.keys.iter().map(|share| (share, false))) {
+            let before = told.insert((result.key.round, share.site.clone()), is_seed);
+            let both = before.is_some_and(|before| before != is_seed);
+            assert!(!both, "seed {seed}: both secrets of {} are told", share.site);
+        }
+    }
+    for release in &world.record.releases {
+        let TaskInput::Average {
+            updates,
+            unmasking: Some(unmasking),
+            ..
+        } = &release.work[0].input
+        else {
+            continue;
+        };
+        assert!(unmasking.shares.len() >= 3, "seed {seed}: below the threshold");
+        for told in &unmasking.shares {
+            let counted = updates.iter().map(|update| &update.site);
+            assert!(
+                told.seeds.iter().map(|share| &share.site).eq(counted),
+                "seed {seed}"
+            );
+        }
+    }
+}
 
 fn steps(world: &World, round: u32) -> Vec<String> {
     let releases = world.record.releases.iter().filter(|release| {

@@ -32,6 +32,8 @@ pub struct Policy {
     pub max_rounds: Option<u32>,
     /// The fewest training cases of a data set that is trained on.
     pub min_cases: u32,
+    /// Whether a training must mask its updates (`federation.secure_aggregation`): weights then leave in a sum only.
+    pub masked_updates: bool,
     /// Whether inference jobs are accepted, whose segmentations leave.
     pub inference: bool,
     /// Whether the cases' own names leave; else pseudonyms do.
@@ -60,6 +62,7 @@ impl Default for Policy {
             models: None,
             max_rounds: None,
             min_cases: 5,
+            masked_updates: false,
             inference: true,
             case_names: false,
             approval: Approval::None,
@@ -120,6 +123,14 @@ impl Policy {
                 }
                 if part.cases < self.min_cases as usize {
                     return Err(refused("min_cases", "a data set of so few training cases".into()));
+                }
+                let masked = job.message.federation.secure_aggregation.is_some();
+                // A dry run sends no weights.
+                if self.masked_updates && !masked && !job.message.federation.dry_run {
+                    return Err(refused(
+                        "masked_updates",
+                        "updates without secure_aggregation".into(),
+                    ));
                 }
             }
             Payload::Inference(_) if !self.inference => {
@@ -194,6 +205,7 @@ mod tests {
     fn each_rule_refuses_by_its_name() {
         let few = Part { cases: 4, ..PART };
         for (policy, job, part, setting) in [
+            ("masked_updates = true", training(), PART, "masked_updates"),
             (
                 "trainers = [\"nnUNetTrainerDA5\"]",
                 training(),

@@ -16,7 +16,7 @@ use nnunet::{
 use pipeline::signing;
 use schemas::{
     event::Accepted,
-    job::SecureAggregation,
+    job::{SecureAggregation, Weighting},
     masking::{RevealedShare, SealedShares, SignedKeys, SiteKeys, SiteShares, Unmasking},
     task::{Failure, Task, TaskOutput},
 };
@@ -117,6 +117,14 @@ pub fn mask(
         weight,
     };
     secure_sum::mask(weights, &own, &group, sharers, output).map_err(of_error)
+}
+
+/// What a masked update counts; the orchestrator divides by the same.
+pub fn counts(task: &Task, cases: usize) -> u64 {
+    match task.job.message.federation.weighting {
+        Weighting::Cases => cases as u64,
+        Weighting::Iterations | Weighting::Equal => 1,
+    }
 }
 
 /// pass 4: the shares that take the masks off: of a site whose update counts that of its seed, of another that of its

@@ -7,6 +7,8 @@ pub mod fingerprint;
 pub mod infer;
 pub mod initial;
 pub mod masking;
+#[cfg(test)]
+mod masking_tests;
 pub mod mid_round;
 pub mod model;
 pub mod momentum;

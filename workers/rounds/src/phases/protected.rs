@@ -58,6 +58,20 @@ pub fn protects(task: &Task) -> bool {
     federation.secure_aggregation.is_some() || federation.privacy.is_some()
 }
 
+/// Refuses an update that is longer than the job allows, where nobody else can look at it.
+pub fn check_length(task: &Task, norm: f64) -> Result<(), Failure> {
+    let secure = task.job.message.federation.secure_aggregation.as_ref();
+    match secure.and_then(|secure| secure.largest_norm) {
+        Some(largest) if norm > largest => Err(Failure::fatal(
+            "update-too-long",
+            format!(
+                "the round added {norm:.4} (L2) to the weights: federation.secure_aggregation.largest_norm is {largest}"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// 32 bytes of the operating system's randomness in the round's file `name`, drawn once. Nobody but the site's own user
 /// can read them.
 pub fn drawn(site: &Site, task: &Task, name: &str) -> Result<[u8; 32], Failure> {

@@ -2,33 +2,30 @@
 //! What a delivery has finished, the next one finds: the score, and each epoch. Passes 2 to 4 are of masked updates: see
 //! `masking.rs`.
 
-use std::{sync::Arc, time::Instant};
+mod start;
+
+use std::time::Instant;
 
 use nnunet::{
     checkpoint::safetensors,
-    device,
     network::StateDict,
-    preprocess::StoredCases,
-    train::{EpochLog, MomentumState, Trainer, TrainerSettings, TrainerVariant},
+    train::{EpochLog, Trainer},
     update::Update,
 };
 use pipeline::{exit::Kind, worker::TaskContext};
 use schemas::{
-    job::{FoldId, Momentum, TrainingPayload, Weighting},
-    task::{EpochReport, Failure, Pooled, Task, TaskInput, TaskOutput, Validation, Weights},
+    job::{FoldId, Momentum, TrainingPayload},
+    task::{EpochReport, Failure, Task, TaskInput, TaskOutput, Validation},
 };
 
+use self::start::{Start, Started, trainer};
 use super::{
-    Watch,
-    average::fetch_average,
-    described, failure, initial, masking, mid_round,
-    mid_round::{Reached, Trained},
-    momentum,
-    planned::Planned,
-    preprocess::cases_of,
-    protected, replica, training, unknown_input,
+    Watch, described, failure, masking, mid_round, mid_round::Reached, momentum, protected, replica,
+    training, unknown_input,
 };
 use crate::{memory::KeepFreed, site::Site};
+
+pub use self::start::{device_of, settings};
 
 /// Runs one task.
 pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
@@ -166,11 +163,11 @@ fn train(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, 
         Momentum::Keep | Momentum::Reset => StateDict::new(),
     };
     if protected::protects(task) {
-        check_length(task, update_norm)?;
+        protected::check_length(task, update_norm)?;
         let file = protected::update(site, task)?;
         let weights = protected::hide(site, task, weights, &base_weights)?;
         let digest = match task.job.message.federation.secure_aggregation {
-            Some(_) => masking::mask(site, task, &weights, counts(task, cases), sharers, &file)?,
+            Some(_) => masking::mask(site, task, &weights, masking::counts(task, cases), sharers, &file)?,
             None => safetensors::write(&weights, &file).map_err(failure::of_error)?,
         };
         momentum::store(site, task, &kept, &digest, start.previous_update)?;
@@ -197,28 +194,6 @@ fn train(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, 
         base: reached.base,
         update_norm: Some(update_norm),
     })
-}
-
-/// What a masked update counts; the orchestrator divides by the same.
-fn counts(task: &Task, cases: usize) -> u64 {
-    match task.job.message.federation.weighting {
-        Weighting::Cases => cases as u64,
-        Weighting::Iterations | Weighting::Equal => 1,
-    }
-}
-
-/// Refuses an update that is longer than the job allows, where nobody else can look at it.
-fn check_length(task: &Task, norm: f64) -> Result<(), Failure> {
-    let secure = task.job.message.federation.secure_aggregation.as_ref();
-    match secure.and_then(|secure| secure.largest_norm) {
-        Some(largest) if norm > largest => Err(Failure::fatal(
-            "update-too-long",
-            format!(
-                "the round added {norm:.4} (L2) to the weights: federation.secure_aggregation.largest_norm is {largest}"
-            ),
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// Counts an epoch's iterations, and where its time went.
@@ -272,136 +247,6 @@ fn score(
         false_negatives: counts.false_negatives,
         on_training_cases: payload.fold_id == FoldId::All,
     })
-}
-
-struct Start<'a> {
-    pooled: &'a Pooled,
-    plans_digest: &'a str,
-    base: &'a Weights,
-    previous_update: Option<&'a str>,
-}
-
-/// What a round's training begins with.
-struct Started {
-    trainer: Trainer,
-    /// The weights that the round starts from.
-    base: StateDict,
-    /// Training cases.
-    cases: usize,
-}
-
-/// The trainer of this round, behind what is `trained` of it.
-fn trainer(
-    site: &Site,
-    task: &Task,
-    context: &TaskContext,
-    start: &Start,
-    trained: Option<Trained>,
-    total_epochs: u32,
-) -> Result<Started, Failure> {
-    let payload = training(task)?;
-    let federation = &task.job.message.federation;
-    let dataset = site.dataset(task)?;
-    let planned = initial::planned(site, task, context, start.pooled, &dataset)?;
-    planned.must_be(start.plans_digest)?;
-    let base = base(site, task, context, &planned, start.base)?;
-    let momentum = match &trained {
-        Some(_) => MomentumState::default(),
-        None => momentum::load(site, task, start.previous_update, base.momentum)?,
-    };
-    planned.must_fit(site, task)?;
-    let split = site.split(&dataset, payload.fold_id)?;
-    let cases = split.train.len();
-    let folder = cases_of(site, task, context, &dataset, &planned, &split)?;
-    let open = |identifiers: Vec<String>| StoredCases::open(&folder, identifiers).map(Arc::new);
-    let settings = settings(site, task, planned, total_epochs)?;
-    let make = || {
-        let (train, val) = (open(split.train)?, open(split.val)?);
-        let mut trainer = Trainer::new(settings, train, val, &base.weights, &momentum)?;
-        if let Some(mu) = federation.fedprox_mu {
-            trainer = trainer.with_proximal_term(mu)?;
-        }
-        match trained {
-            Some(Trained { weights, momentum }) => trainer.resume(&weights, &momentum),
-            None => Ok(trainer),
-        }
-    };
-    let trainer = make().map_err(failure::of_error)?;
-    Ok(Started {
-        trainer,
-        base: base.weights,
-        cases,
-    })
-}
-
-/// How a job trains at a site.
-pub fn settings(
-    site: &Site,
-    task: &Task,
-    planned: Planned,
-    total_epochs: u32,
-) -> Result<TrainerSettings, Failure> {
-    let federation = &task.job.message.federation;
-    let payload = training(task)?;
-    Ok(TrainerSettings {
-        variant: *TrainerVariant::by_name(&payload.trainer_name).map_err(failure::of_error)?,
-        device: device_of(site, task)?,
-        seed: task.job.seed,
-        site: task.key.site.clone(),
-        iterations_per_epoch: federation.iterations_per_epoch as usize,
-        val_iterations_per_epoch: federation.val_iterations_per_epoch as usize,
-        total_epochs: total_epochs as usize,
-        bfloat16: federation.bfloat16,
-        micro_batch: site.settings.micro_batch,
-        threads: site.settings.threads,
-        loader_threads: site.settings.threads.min(8),
-        configuration: payload.model_configuration.as_str().to_owned(),
-        plans: planned.plans,
-        dataset_json: planned.dataset_json,
-    })
-}
-
-/// The global weights by their source, with the averaged momentum where there is one.
-fn base(
-    site: &Site,
-    task: &Task,
-    context: &TaskContext,
-    planned: &Planned,
-    weights: &Weights,
-) -> Result<Update, Failure> {
-    match weights {
-        Weights::Average { artifact } => fetch_average(context, planned, artifact),
-        Weights::Initial { digest } => {
-            let weights = initial::weights(site, task, context, planned)?;
-            let made = digest_of(&weights);
-            if made != *digest {
-                let reason = format!("the initial weights made here have digest {made}, the job's {digest}");
-                return Err(Failure::fatal("weights-differ", reason));
-            }
-            Ok(Update {
-                weights,
-                momentum: StateDict::new(),
-            })
-        }
-    }
-}
-
-fn digest_of(weights: &StateDict) -> String {
-    safetensors::digest(&safetensors::to_bytes(weights))
-}
-
-/// The device that the job gives this site.
-pub fn device_of(site: &Site, task: &Task) -> Result<schemas::job::Device, Failure> {
-    let member = task
-        .job
-        .members
-        .iter()
-        .find(|member| member.site == task.key.site);
-    match member.and_then(|member| member.device) {
-        Some(device) => Ok(device),
-        None => device::best(&site.settings.devices)
-            .ok_or_else(|| Failure::fatal("no-device", "this site's settings list no device")),
-    }
 }
 
 #[cfg(test)]

@@ -12,16 +12,16 @@
 mod bundle;
 pub mod certificates;
 pub mod files;
+mod keys;
+mod list;
 mod nats_conf;
 
 use std::{
     collections::BTreeSet,
-    fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail, ensure};
-use nkeys::{KeyPair, KeyPairType};
 use pipeline::connection::Access as Reach;
 use schemas::{
     names,
@@ -33,6 +33,8 @@ use bundle::Bundle;
 pub use bundle::Kind;
 use certificates::Authority;
 use files::{Access, make_folder, read, remove, write};
+pub use keys::write_key;
+use keys::{check_public, new_key};
 
 /// What was chosen when a federation was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,35 +75,6 @@ pub struct Hub {
     pub plan: Plan,
     /// Who belongs to the federation.
     pub roster: Roster,
-}
-
-/// A member as it is listed.
-pub struct Listed {
-    /// Its kind.
-    pub kind: Kind,
-    /// Its name.
-    pub name: String,
-    /// Its public keys.
-    pub keys: Keys,
-    /// When its certificate ends, in seconds since 1970; none where its folder was taken away.
-    pub certificate_end: Option<i64>,
-}
-
-/// A new key: the public half and the seed.
-pub fn new_key() -> anyhow::Result<(String, String)> {
-    let pair = KeyPair::new_user();
-    let seed = pair.seed().map_err(|error| anyhow::anyhow!("nkey: {error}"))?;
-    Ok((pair.public_key(), seed))
-}
-
-/// Checks a public key that a member made itself.
-fn check_public(key: &str) -> anyhow::Result<()> {
-    let user = KeyPair::from_public_key(key).is_ok_and(|pair| pair.key_pair_type() == KeyPairType::User);
-    ensure!(
-        user,
-        "{key:?}: expected the public key of a user nkey, U..., as `rounds provision key FILE` prints it"
-    );
-    Ok(())
 }
 
 impl Hub {
@@ -250,32 +223,6 @@ impl Hub {
         self.bundle(&authority, kind, name, &key, None)
     }
 
-    /// All members, the hub's own last.
-    pub fn list(&self) -> Vec<Listed> {
-        let of = |kind: Kind, name: &str, keys: &Keys| Listed {
-            kind,
-            name: name.to_owned(),
-            keys: keys.clone(),
-            certificate_end: {
-                let file = self.folder_of(kind, name).join(format!("{}.pem", kind.as_str()));
-                certificates::end_of(&file).ok()
-            },
-        };
-        let sites = self
-            .roster
-            .sites
-            .iter()
-            .map(|(name, keys)| of(Kind::Site, name, keys));
-        let submitters = self.roster.submitters.iter();
-        let submitters = submitters.map(|(name, keys)| of(Kind::Submitter, name, keys));
-        let orchestrator = of(
-            Kind::Orchestrator,
-            names::ORCHESTRATOR,
-            &self.roster.orchestrators,
-        );
-        sites.chain(submitters).chain([orchestrator]).collect()
-    }
-
     /// The accounts of all keys that may connect.
     pub fn accounts(&self) -> BTreeSet<String> {
         let Roster {
@@ -401,14 +348,6 @@ impl Hub {
         self.find(name)
             .with_context(|| format!("{name}: no member of roster.json; `rounds provision list` lists them"))
     }
-}
-
-/// Writes a new key's seed to a file where there is none, and gives the public key.
-pub fn write_key(file: &Path) -> anyhow::Result<String> {
-    ensure!(!fs::exists(file)?, "{}: there is a file already", file.display());
-    let (public, seed) = new_key()?;
-    write(file, &format!("{seed}\n"), Access::Owner)?;
-    Ok(public)
 }
 
 #[cfg(test)]

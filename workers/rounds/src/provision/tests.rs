@@ -1,4 +1,4 @@
-use std::{os::unix::fs::PermissionsExt, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use pipeline::signing::Signer;
 

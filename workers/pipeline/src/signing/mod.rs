@@ -163,7 +163,7 @@ pub fn check_submit(
     let (Some(key), Some(signature)) = (header(SIGNER), header(SIGNATURE)) else {
         let reason = format!(
             "missing: this federation takes jobs that a submitter of its roster signed (headers {SIGNER} and \
-             {SIGNATURE}; `rounds submit --key FILE` signs)"
+             {SIGNATURE}; `rounds submit --submitter FILE` signs)"
         );
         return Err(Invalid::new("signature", reason));
     };

@@ -63,12 +63,13 @@ pub fn metrics() -> Metrics {
 /// # Errors
 /// The site's workers share another folder.
 pub async fn set_up_site(connection: &Connection, site: &Site, moved: bool) -> anyhow::Result<()> {
+    let guarded = site.guarded(connection);
     if connection.is_guest() {
-        worker::share(connection, &site.folder, moved).await?;
+        worker::share(&guarded, &site.folder, moved).await?;
         return Ok(());
     }
     streams::set_up(connection, &StreamSettings::default()).await?;
-    worker::share(&site.guarded(connection), &site.folder, moved).await?;
+    worker::share(&guarded, &site.folder, moved).await?;
     streams::set_up_site(connection, &site.settings.site, Pace::default()).await?;
     Ok(())
 }

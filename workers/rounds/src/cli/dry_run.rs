@@ -20,11 +20,11 @@ pub async fn run(client: &Client, mut message: JobMessage) -> anyhow::Result<()>
     let Payload::Training(training) = &message.payload else {
         bail!("payload.mode: a dry run is of a training job");
     };
-    let epochs = training.num_rounds * training.epochs_per_round;
+    let rounds = f64::from(training.num_rounds);
     let iterations = [
-        epochs * message.federation.iterations_per_epoch,
+        rounds * f64::from(training.epochs_per_round) * f64::from(message.federation.iterations_per_epoch),
         // The global weights are scored before each round, and behind the last.
-        (training.num_rounds + 1) * message.federation.val_iterations_per_epoch,
+        (rounds + 1.0) * f64::from(message.federation.val_iterations_per_epoch),
     ];
     message.federation.dry_run = true;
     // The job itself may want its name.
@@ -82,7 +82,7 @@ pub async fn run(client: &Client, mut message: JobMessage) -> anyhow::Result<()>
     Ok(())
 }
 
-fn print(sites: &[(String, SiteSurvey)], iterations: [u32; 2]) {
+fn print(sites: &[(String, SiteSurvey)], iterations: [f64; 2]) {
     println!(
         "\n{:<16} {:>6} {:>22} {:>22} {:>12} {:>12}",
         "site", "cases", "memory, of", "disk, of", "s/iteration", "training"
@@ -117,8 +117,8 @@ fn print(sites: &[(String, SiteSurvey)], iterations: [u32; 2]) {
     );
 }
 
-fn duration(pace: Pace, [training, validation]: [u32; 2]) -> Duration {
-    let seconds = pace.training * f64::from(training) + pace.validation * f64::from(validation);
+fn duration(pace: Pace, [training, validation]: [f64; 2]) -> Duration {
+    let seconds = pace.training * training + pace.validation * validation;
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
@@ -157,6 +157,6 @@ mod tests {
             training: 2.0,
             validation: 0.5,
         };
-        assert_eq!(duration(pace, [250, 100]), Duration::from_secs(550));
+        assert_eq!(duration(pace, [250.0, 100.0]), Duration::from_secs(550));
     }
 }

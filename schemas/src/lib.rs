@@ -22,7 +22,7 @@ pub mod task;
 use sha2::{Digest as _, Sha256};
 
 /// The version of these messages. Sites and orchestrators must agree on it.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// A message or document that is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

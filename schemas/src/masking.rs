@@ -1,17 +1,22 @@
-//! What sites tell each other, by way of the hub, so that a sum hides what each of them sent.
+//! What sites tell each other, by way of the hub, so that a sum hides what each of them sent: a round's updates, or the
+//! numbers of the fingerprint.
 //!
 //! Keys, seeds and shares are 32 bytes each, written in hexadecimal digits.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a site makes public in a round.
+use crate::names::Phase;
+
+/// What a site makes public for a sum.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SiteKeys {
     /// The job.
     pub job: String,
-    /// The round.
+    /// fingerprint or train-round: what is summed. Keys of the one never serve for the other, whose secrets may be told.
+    pub phase: Phase,
+    /// The round; 0 for the fingerprint.
     pub round: u32,
     /// The site.
     pub site: String,

@@ -83,6 +83,9 @@ pub enum TaskInput {
     Scan {
         /// Cases of all sites together; nnU-Net's number of samples a case depends on it.
         cases_total: u64,
+        /// The keys by which all sites hide their numbers in the sum, in site order, where the job asks for it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        keys: Vec<SignedKeys>,
     },
     /// fingerprint pass 2: count inside the bins that hold the wanted ranks.
     Select {
@@ -90,6 +93,9 @@ pub enum TaskInput {
         cases_total: u64,
         /// The bins to open: `nnunet::fingerprint`'s selection request.
         request: ArtifactRef,
+        /// As of the scan.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        keys: Vec<SignedKeys>,
     },
     /// aggregate pass 0: compare the descriptors, pool dataset.json.
     AggregateInventory {
@@ -120,7 +126,8 @@ pub enum TaskInput {
         /// The digest every site's plans had.
         plans_digest: String,
     },
-    /// train-round pass 2, before pass 0 of a round whose updates are masked: make the round's keys.
+    /// fingerprint pass 3, before pass 1, and train-round pass 2, before pass 0, where what is sent is hidden in a sum:
+    /// make keys for it.
     MakeKeys {},
     /// train-round pass 3: share the secrets behind them.
     ShareSecrets {

@@ -11,6 +11,10 @@ use super::IntensityProperties;
 /// [`python_json::to_string`](super::python_json::to_string) writes nnU-Net's file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fingerprint {
+    /// Whether a site's setting merged bins of few voxels, so that percentiles, minimum and maximum are not exact. Not in
+    /// nnU-Net, and absent where false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approximate: bool,
     /// Intensities of foreground voxels by channel index ("0", "1", ...), in the order of the channels.
     pub foreground_intensity_properties_per_channel: IndexMap<String, IntensityProperties>,
     /// The median over cases of voxels after cropping to nonzero / voxels before.

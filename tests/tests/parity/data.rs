@@ -412,7 +412,7 @@ fn federated(sites: &[RawDataset]) -> Fingerprint {
     for site in sites {
         for shard in site.cases.chunks(31) {
             whole
-                .merge(&scan(site, shard, total as u64, &Unobserved).unwrap())
+                .merge(&scan(site, shard, total as u64, 1, &Unobserved).unwrap())
                 .unwrap();
         }
     }
@@ -420,7 +420,7 @@ fn federated(sites: &[RawDataset]) -> Fingerprint {
     let mut selection = Selection::empty(&wanted);
     for site in sites.iter().rev() {
         selection
-            .merge(&select(site, &site.cases, &wanted, &Unobserved).unwrap())
+            .merge(&select(site, &site.cases, &wanted, 1, &Unobserved).unwrap())
             .unwrap();
     }
     finish(&whole, &selection).unwrap()

@@ -10,6 +10,7 @@ use std::{
 use pipeline::{client::Watched, exit::APPROVAL};
 use schemas::{
     event::Event,
+    nnunet::Fingerprint,
     task::{Outcome, TaskOutput},
 };
 use serde_json::{Value, json};
@@ -131,12 +132,19 @@ fn a_planted_name_leaves_nowhere() {
         };
         let datasets = dataset.settings(&federation);
         federation
-            .site_with(site, "pictures = true\n[policy]\nmin_cases = 5", &datasets)
+            .site_with(
+                site,
+                "pictures = true\n[policy]\nmin_cases = 5\nleast_count_per_bin = 100",
+                &datasets,
+            )
             .unwrap();
     }
     let trained = federation.submit(&training("trained")).unwrap();
     federation.finished(&trained).unwrap();
-    federation.download(&trained).unwrap();
+    let model = federation.download(&trained).unwrap().remove(0);
+    let fingerprint = fs::read(model.join("dataset_fingerprint.json")).unwrap();
+    let fingerprint: Fingerprint = serde_json::from_slice(&fingerprint).unwrap();
+    assert!(fingerprint.approximate, "the sites merge bins of few voxels");
     let segmented = federation.submit(&inference("segmented")).unwrap();
     segmented_though_killed(&mut federation, &segmented);
     let zips = federation.download(&segmented).unwrap();

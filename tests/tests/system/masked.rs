@@ -1,7 +1,11 @@
 //! Jobs whose updates are masked, on real processes: the same average as without masks, to the same bytes whatever is
 //! killed, with a site that vanishes behind sharing its secrets.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use nnunet::{
     checkpoint::results::{CHECKPOINT_FINAL, ModelFolder},
@@ -76,8 +80,12 @@ fn last(finished: &Finished) -> &str {
     &finished.history.scores.last().unwrap().weights
 }
 
-fn weights(federation: &Federation, job: &str) -> StateDict {
-    let model = ModelFolder::open(&federation.download(job).unwrap()[0]).unwrap();
+fn model(federation: &Federation, job: &str) -> PathBuf {
+    federation.download(job).unwrap().remove(0)
+}
+
+fn weights(model: &Path) -> StateDict {
+    let model = ModelFolder::open(model).unwrap();
     let configuration = model.plans.configuration("2d").unwrap();
     let layout = Layout::new(&configuration.architecture, 1, 3).unwrap();
     let checkpoint = model.checkpoint(FoldId::All, CHECKPOINT_FINAL).unwrap();
@@ -98,7 +106,13 @@ fn masked_updates_average_as_plain_ones_do() {
     };
     run(&mut federation, &message("plain", 1, json!({})), vanishes);
     run(&mut federation, &message("hidden", 1, masked.clone()), vanishes);
-    let [plain, hidden] = ["plain", "hidden"].map(|job| weights(&federation, job));
+    // The fingerprint is the same to the last bit, though no site told its own.
+    let models = ["plain", "hidden"].map(|job| model(&federation, job));
+    let [plain, hidden] = models
+        .each_ref()
+        .map(|model| fs::read(model.join("dataset_fingerprint.json")).unwrap());
+    assert_eq!(hidden, plain);
+    let [plain, hidden] = models.each_ref().map(|model| weights(model));
     for (name, tensor) in plain.iter() {
         let other = &hidden.get(name).unwrap().data;
         let far = tensor
@@ -166,7 +180,7 @@ fn noise_is_added_and_told_of(federation: &mut Federation, plain: &StateDict) {
         last(&again),
         "the noise comes from no seed of the job's"
     );
-    let [one, other] = ["noisy", "noisy-again"].map(|job| weights(federation, job));
+    let [one, other] = ["noisy", "noisy-again"].map(|job| weights(&model(federation, job)));
     // Updates of length 0.001 at most, with noise of a millionth in each value: the averages are as near.
     let values = one.value_count() as f64;
     assert!(one.distance(&other) < 1e-6 * (2.0 * values).sqrt());

@@ -58,6 +58,29 @@ fn parts(value: f32) -> (u32, usize) {
 }
 
 impl<const LIMBS: usize> ExactSum<LIMBS> {
+    /// How many numbers [`halves`](Self::halves) gives.
+    pub(super) const HALVES: usize = 2 * LIMBS;
+
+    /// The limbs cut in two, least significant first: numbers below 2^32, which add up without carrying.
+    pub(super) fn halves(&self) -> impl Iterator<Item = u64> + '_ {
+        let cut = |limb: &u64| [limb & 0xffff_ffff, limb >> 32];
+        self.limbs.iter().flat_map(cut)
+    }
+
+    /// The sum of which these are the halves of the limbs, or the sums of the halves of fewer than 2^32 such sums.
+    pub(super) fn from_halves(halves: &[u64]) -> Self {
+        let mut sum = Self::default();
+        let mut carry = 0u64;
+        for (limb, pair) in sum.limbs.iter_mut().zip(halves.chunks_exact(2)) {
+            for (place, half) in pair.iter().enumerate() {
+                let total = half.wrapping_add(carry);
+                *limb |= (total & 0xffff_ffff) << (32 * place);
+                carry = total >> 32;
+            }
+        }
+        sum
+    }
+
     /// Adds another sum.
     pub fn merge(&mut self, other: &Self) {
         let mut carry = false;

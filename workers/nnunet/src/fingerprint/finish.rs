@@ -35,6 +35,7 @@ pub fn finish(scan: &Scan, selection: &Selection) -> Result<Fingerprint> {
         .map(|case| voxels(case.after) / voxels(case.before))
         .collect();
     Ok(Fingerprint {
+        approximate: scan.approximate,
         foreground_intensity_properties_per_channel: channels,
         median_relative_size_after_cropping: median(sizes),
         shapes_after_crop: scan
@@ -55,8 +56,8 @@ pub fn finish(scan: &Scan, selection: &Selection) -> Result<Fingerprint> {
 /// # Errors
 /// As of [`scan`](super::scan).
 pub fn extract(dataset: &RawDataset, observer: &dyn Observer) -> Result<Fingerprint> {
-    let scan = scan(dataset, &dataset.cases, dataset.cases.len() as u64, observer)?;
-    let selection = select(dataset, &dataset.cases, &Wanted::of(&scan)?, observer)?;
+    let scan = scan(dataset, &dataset.cases, dataset.cases.len() as u64, 1, observer)?;
+    let selection = select(dataset, &dataset.cases, &Wanted::of(&scan)?, 1, observer)?;
     finish(&scan, &selection)
 }
 

@@ -8,11 +8,17 @@
 //! 2. [`select`]: for the halves in which a wanted rank lies, how many samples have each low half;
 //! 3. [`finish`]: the values at those ranks, interpolated as numpy does.
 //!
+//! A site may ask that no bin holds fewer than so many samples: smaller ones are merged with their neighbours (`coarse`),
+//! and the fingerprint says that it is approximate. What a site adds can be told as numbers that are hidden in a sum
+//! (`numbers`).
+//!
 //! Percentiles, median, minimum and maximum equal nnU-Net's bit for bit. Mean and deviation are exact here;
 //! nnU-Net rounds them in float32.
 
+mod coarse;
 mod exact_sum;
 mod finish;
+mod numbers;
 mod sample;
 mod scan;
 mod select;
@@ -21,5 +27,6 @@ mod tests;
 
 pub use exact_sum::{ExactSum, Sum, SumOfSquares};
 pub use finish::{extract, finish};
+pub use numbers::{ScanNumbers, SelectionNumbers};
 pub use scan::{CaseShape, ChannelScan, Scan, scan};
 pub use select::{Selection, Wanted, select};

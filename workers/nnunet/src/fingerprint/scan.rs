@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    coarse,
     exact_sum::{Sum, SumOfSquares},
     sample::{CaseSamples, add_counts, halves, over_cases, samples_per_case},
 };
@@ -26,6 +27,9 @@ pub struct Scan {
     pub without_foreground: u64,
     /// One entry per channel.
     pub channels: Vec<ChannelScan>,
+    /// Whether a bin stands for neighbours that held too few samples.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approximate: bool,
 }
 
 /// The grid of a case. Spacings are kept as bits so that they sort and compare exactly; all are positive.
@@ -54,18 +58,21 @@ pub struct ChannelScan {
     pub high: BTreeMap<u16, u64>,
 }
 
-/// Scans `cases` of a data set; `cases_in_total` counts the cases of all sites.
+/// Scans `cases` of a data set; `cases_in_total` counts the cases of all sites. No bin holds fewer than `least_count`
+/// samples.
 ///
 /// # Errors
-/// A case that cannot be read, does not fit its segmentation, or holds NaN; [`crate::Error::Stopped`].
+/// A case that cannot be read, does not fit its segmentation, or holds NaN; fewer samples than `least_count` in all;
+/// [`crate::Error::Stopped`].
 pub fn scan(
     dataset: &RawDataset,
     cases: &[RawCase],
     cases_in_total: u64,
+    least_count: u64,
     observer: &dyn Observer,
 ) -> Result<Scan> {
     let channels = dataset.dataset_json.channels();
-    over_cases(
+    let mut scan = over_cases(
         dataset,
         cases,
         cases_in_total,
@@ -76,7 +83,15 @@ pub fn scan(
             a.merge(&b)?;
             Ok(a)
         },
-    )
+    )?;
+    if least_count > 1 {
+        for channel in &mut scan.channels {
+            let groups = coarse::groups(&channel.high, least_count)?;
+            channel.high = coarse::merged(&channel.high, &groups);
+        }
+        scan.approximate = true;
+    }
+    Ok(scan)
 }
 
 impl Scan {
@@ -88,6 +103,7 @@ impl Scan {
             cases: Vec::new(),
             without_foreground: 0,
             channels,
+            approximate: false,
         }
     }
 
@@ -108,6 +124,7 @@ impl Scan {
             channels: channels.collect(),
             cases: vec![case.shape],
             without_foreground,
+            approximate: false,
         }
     }
 
@@ -138,6 +155,7 @@ impl Scan {
             channel.sum_of_squares.merge(&other.sum_of_squares);
             add_counts(&mut channel.high, &other.high).ok_or_else(overflow)?;
         }
+        self.approximate |= other.approximate;
         self.cases.extend_from_slice(&other.cases);
         self.cases.sort_unstable();
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Scan,
+    Scan, coarse,
     sample::{CaseSamples, add_counts, halves, over_cases},
 };
 use crate::{
@@ -35,14 +35,15 @@ pub struct Selection {
     pub channels: Vec<BTreeMap<u16, BTreeMap<u16, u64>>>,
 }
 
-/// Looks into `cases` once more.
+/// Looks into `cases` once more. No bin holds fewer than `least_count` samples, as in the scan of the same cases.
 ///
 /// # Errors
-/// As of [`scan`](super::scan); a request for another number of channels.
+/// As of [`scan`](super::scan()); a request for another number of channels.
 pub fn select(
     dataset: &RawDataset,
     cases: &[RawCase],
     wanted: &Wanted,
+    least_count: u64,
     observer: &dyn Observer,
 ) -> Result<Selection> {
     let (asked, expected) = (wanted.high.len(), dataset.dataset_json.channels());
@@ -51,18 +52,67 @@ pub fn select(
             "it is wanted of {asked} channels, but dataset.json names {expected}"
         )));
     }
-    over_cases(
+    let coarse = least_count > 1;
+    let looked = over_cases(
         dataset,
         cases,
         wanted.cases_in_total,
         observer,
-        |samples| Selection::of(samples, wanted),
-        || Selection::empty(wanted),
-        |mut a, b| {
-            a.merge(&b)?;
-            Ok(a)
-        },
-    )
+        |samples| Looked::of(&samples, wanted, coarse),
+        || Looked::nowhere(wanted),
+        Looked::and,
+    )?;
+    match coarse {
+        true => looked.coarse(least_count),
+        false => Ok(looked.selection),
+    }
+}
+
+/// A selection, with the whole histogram of the same samples where small bins are to be merged.
+struct Looked {
+    selection: Selection,
+    high: Vec<BTreeMap<u16, u64>>,
+}
+
+impl Looked {
+    fn nowhere(wanted: &Wanted) -> Self {
+        Self {
+            selection: Selection::empty(wanted),
+            high: vec![BTreeMap::new(); wanted.high.len()],
+        }
+    }
+
+    fn of(case: &CaseSamples, wanted: &Wanted, with_histogram: bool) -> Self {
+        let mut looked = Self::nowhere(wanted);
+        looked.selection.add(case);
+        if with_histogram {
+            for (high, samples) in looked.high.iter_mut().zip(&case.channels) {
+                for &(value, count) in samples {
+                    *high.entry(halves(value).0).or_default() += u64::from(count);
+                }
+            }
+        }
+        looked
+    }
+
+    fn and(mut self, other: Self) -> Result<Self> {
+        self.selection.merge(&other.selection)?;
+        for (high, other) in self.high.iter_mut().zip(&other.high) {
+            add_counts(high, other).ok_or_else(overflow)?;
+        }
+        Ok(self)
+    }
+
+    fn coarse(self, least: u64) -> Result<Selection> {
+        let mut selection = self.selection;
+        for (bins, high) in selection.channels.iter_mut().zip(&self.high) {
+            let groups = coarse::groups(high, least)?;
+            for (&bin, lows) in bins {
+                *lows = coarse::lows(bin, lows, high, &groups, least)?;
+            }
+        }
+        Ok(selection)
+    }
 }
 
 /// numpy's linear interpolation: the ranks around a quantile of `count` values, and the weight of the upper.
@@ -124,9 +174,9 @@ impl Selection {
         }
     }
 
-    fn of(case: CaseSamples, wanted: &Wanted) -> Selection {
-        let mut selection = Selection::empty(wanted);
-        for (bins, samples) in selection.channels.iter_mut().zip(&case.channels) {
+    /// Adds the samples of a case that lie in the wanted bins.
+    fn add(&mut self, case: &CaseSamples) {
+        for (bins, samples) in self.channels.iter_mut().zip(&case.channels) {
             for &(value, count) in samples {
                 let (high, low) = halves(value);
                 if let Some(lows) = bins.get_mut(&high) {
@@ -134,7 +184,6 @@ impl Selection {
                 }
             }
         }
-        selection
     }
 
     /// Adds another selection of other cases.
@@ -155,11 +204,15 @@ impl Selection {
         }
         for (bins, other) in self.channels.iter_mut().zip(&other.channels) {
             for (lows, other) in bins.values_mut().zip(other.values()) {
-                add_counts(lows, other).ok_or_else(|| invalid("its counts do not fit 64 bits".into()))?;
+                add_counts(lows, other).ok_or_else(overflow)?;
             }
         }
         Ok(())
     }
+}
+
+fn overflow() -> Error {
+    invalid("its counts do not fit 64 bits".into())
 }
 
 /// Selections that do not fit each other, the scan, or the data.

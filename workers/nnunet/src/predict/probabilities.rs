@@ -157,6 +157,7 @@ mod tests {
             std: 0.1,
         };
         let fingerprint = Fingerprint {
+            approximate: false,
             foreground_intensity_properties_per_channel: IndexMap::from([("0".to_owned(), intensities)]),
             median_relative_size_after_cropping: 1.0,
             shapes_after_crop: vec![[36, 50, 35]],

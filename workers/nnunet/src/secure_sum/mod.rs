@@ -10,6 +10,7 @@
 //! - `mask`: the streams that hide an update
 //! - `masked`: an update, hidden, as a file
 //! - `sum`: the sum of such files, and the masks taken off
+//! - `hidden`: numbers in a sum from which nobody may be missing: the fingerprint's
 //!
 //! Every site adds to its update a mask of its own, and with each other site one that the two agree on: the one adds it,
 //! the other subtracts it. Of a site whose update counts, the others' shares rebuild its own mask; of one that
@@ -17,6 +18,7 @@
 
 mod fixed_point;
 mod group;
+mod hidden;
 mod mask;
 mod masked;
 mod secret;
@@ -28,6 +30,7 @@ mod tests;
 pub use self::{
     fixed_point::{LARGEST_TOTAL, RANGE, SCALE},
     group::{Group, Member, PublicKeys},
+    hidden::hide,
     masked::{Own, mask},
     secret::{Secret, Shares},
     sum::{Revealed, sum},

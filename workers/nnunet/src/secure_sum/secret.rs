@@ -54,6 +54,12 @@ impl Secret {
         derive(&self.0, &[b"seed"])
     }
 
+    /// The seed of the mask of one of so many shards of its numbers, where they are hidden shard by shard.
+    pub(super) fn shard_seed(&self, group: &Group, shard: u32, shards: u32) -> Bytes32 {
+        let place = [shard.to_le_bytes(), shards.to_le_bytes()].concat();
+        derive(&self.0, &[b"shard", group.digest(), &place])
+    }
+
     /// The shares of all members, in their order. The same at each call.
     fn split(&self, group: &Group) -> Vec<Shares> {
         let places: Vec<u8> = (1..=group.members().len() as u8).collect();

@@ -228,7 +228,7 @@ fn each_harm_is_named_and_the_others_go_on() {
         }
 
         // A share of so many cases in total is soon drawn.
-        match fingerprint::scan(&raw, &raw.cases, 10_000_000, &Unobserved) {
+        match fingerprint::scan(&raw, &raw.cases, 10_000_000, 1, &Unobserved) {
             Ok(_) => assert!(harm.fingerprinted, "{}: fingerprinted", harm.name),
             Err(error) => names_it(&harm, "fingerprint", &error.to_string()),
         }

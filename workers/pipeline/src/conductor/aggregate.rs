@@ -7,19 +7,25 @@ use schemas::{
 };
 
 use super::{
+    masking,
     next::{Job, Outputs},
     plan_verify,
     record::Step,
     scan, select,
 };
 
-/// Pass 0 leads to the scan, pass 1 to the selection, pass 2 to the plans.
+/// Pass 0 leads to the scan (by way of the keys, where its numbers are hidden), pass 1 to the selection, pass 2 to the plans.
 pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
     match job.single(outputs)? {
-        TaskOutput::PooledDescriptors { cases_total, .. } => Ok(scan::release(job, *cases_total)),
+        TaskOutput::PooledDescriptors { cases_total, .. } => {
+            match job.accepted.message.federation.secure_aggregation {
+                Some(_) => Ok(masking::fingerprint_release(job)),
+                None => scan::release(job, *cases_total),
+            }
+        }
         TaskOutput::PooledScan { request, .. } => {
             let (_, cases_total) = descriptors(job)?;
-            Ok(select::release(job, cases_total, request))
+            select::release(job, cases_total, request)
         }
         TaskOutput::PooledFingerprint { fingerprint } => {
             let (dataset_json, _) = descriptors(job)?;
@@ -31,6 +37,12 @@ pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> 
         }
         _ => Err(job.unknown_step()),
     }
+}
+
+/// Once there are keys by which to hide the fingerprint's numbers: the scan.
+pub(super) fn after_keys(job: &Job<'_>) -> Result<Event, Failure> {
+    let (_, cases_total) = descriptors(job)?;
+    scan::release(job, cases_total)
 }
 
 /// What pass 0 made: the pooled dataset.json, and the number of all cases.

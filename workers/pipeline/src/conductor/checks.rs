@@ -112,9 +112,7 @@ fn content(record: &Record, release: &Release, work: &SiteWork, output: &TaskOut
                 _ => Ok(()),
             }
         }
-        (I::MakeKeys {}, O::Keys { keys }) => {
-            masking::check_keys(keys, &release.job, release.round, &work.site)
-        }
+        (I::MakeKeys {}, O::Keys { keys }) => masking::check_keys(keys, release, &work.site),
         (I::ShareSecrets { keys }, O::Shared { shares }) => masking::check_sealed(shares, keys, &work.site),
         (I::Unmask { sharers, counted, .. }, O::Unmasked { shares }) => {
             masking::check_told(shares, sharers, counted, &work.site)

@@ -1,10 +1,13 @@
+//! What is hidden in a sum. The fingerprint's numbers: pass 3 of fingerprint makes keys, which go to all sites with passes
+//! 1 and 2. All sites take part, so no mask need be taken off.
+//!
 //! A round whose updates are masked: pass 2 makes keys, pass 3 shares the secrets behind them, pass 0 trains, pass 4
 //! tells what takes the masks off the sum. Each goes on with those who are done with the one before.
 //!
 //! What sites tell each other goes by way of the releases: sealed, but for the keys, which the sites sign.
 
 use schemas::{
-    event::Event,
+    event::{Event, Release},
     masking::{SealedShares, SignedKeys, SiteShares, Unmasking},
     names::Phase,
     task::{Failure, TaskInput, TaskOutput, Update},
@@ -21,12 +24,33 @@ pub(super) const KEYS: u32 = 2;
 pub(super) const SHARES: u32 = 3;
 pub(super) const UNMASK: u32 = 4;
 
+/// The pass of fingerprint that makes its keys.
+pub(super) const FINGERPRINT_KEYS: u32 = 3;
+
 fn step(round: u32, pass: u32) -> Step {
     Step {
         phase: Phase::TrainRound,
         round,
         pass,
     }
+}
+
+fn fingerprint_step() -> Step {
+    Step::once(Phase::Fingerprint, FINGERPRINT_KEYS)
+}
+
+/// Before the scan of a fingerprint whose numbers are hidden.
+pub(super) fn fingerprint_release(job: &Job<'_>) -> Event {
+    job.at_sites(fingerprint_step(), |_| (1, TaskInput::MakeKeys {}))
+}
+
+/// The keys of a fingerprint whose numbers are hidden; none where they are not.
+pub(super) fn fingerprint_keys(job: &Job<'_>) -> Result<Vec<SignedKeys>, Failure> {
+    if job.accepted.message.federation.secure_aggregation.is_none() {
+        return Ok(Vec::new());
+    }
+    let made = job.record.outputs_of(fingerprint_step());
+    keys(&made).ok_or_else(|| job.unknown_step())
 }
 
 /// The start of a round.
@@ -125,12 +149,15 @@ pub(super) fn sharers(record: &Record, round: u32) -> Vec<String> {
 }
 
 /// Checks what a site made of a pass against what was asked for.
-pub(super) fn check_keys(keys: &SignedKeys, job: &str, round: u32, site: &str) -> Result<(), String> {
+pub(super) fn check_keys(keys: &SignedKeys, release: &Release, site: &str) -> Result<(), String> {
     let own = &keys.keys;
-    if (&*own.job, own.round, &*own.site) != (job, round, site) {
+    let Release {
+        job, phase, round, ..
+    } = release;
+    if (&own.job, own.phase, own.round, &*own.site) != (job, *phase, *round, site) {
         return Err(format!(
-            "the keys are of site {}, job {}, round {}: expected site {site}, job {job}, round {round}",
-            own.site, own.job, own.round
+            "the keys are of site {}, job {}, {} {}: expected site {site}, job {job}, {phase} {round}",
+            own.site, own.job, own.phase, own.round
         ));
     }
     for (name, digits) in [

@@ -124,6 +124,7 @@ fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> {
         (Phase::Fingerprint, 0) => inventory::after(job, outputs),
         (Phase::Fingerprint, 1) => scan::after(job, outputs),
         (Phase::Fingerprint, 2) => select::after(job, outputs),
+        (Phase::Fingerprint, masking::FINGERPRINT_KEYS) => aggregate::after_keys(job),
         (Phase::Aggregate, _) => aggregate::after(job, outputs),
         (Phase::PlanVerify, 0) => plan_verify::after(job, outputs),
         (Phase::Preprocess, 0) => preprocess::after(job),

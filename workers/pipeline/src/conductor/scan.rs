@@ -7,15 +7,21 @@ use schemas::{
 };
 
 use super::{
+    masking,
     next::{Job, Outputs},
     record::Step,
 };
 
 /// The release, once the number of all cases is known.
-pub(super) fn release(job: &Job<'_>, cases_total: u64) -> Event {
-    job.at_sites(Step::once(Phase::Fingerprint, 1), |member| {
-        (job.shards(member.cases), TaskInput::Scan { cases_total })
-    })
+pub(super) fn release(job: &Job<'_>, cases_total: u64) -> Result<Event, Failure> {
+    let keys = masking::fingerprint_keys(job)?;
+    Ok(job.at_sites(Step::once(Phase::Fingerprint, 1), |member| {
+        let input = TaskInput::Scan {
+            cases_total,
+            keys: keys.clone(),
+        };
+        (job.shards(member.cases), input)
+    }))
 }
 
 /// Then the orchestrator merges the scans.

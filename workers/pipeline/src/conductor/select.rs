@@ -7,20 +7,23 @@ use schemas::{
 };
 
 use super::{
+    masking,
     next::{Job, Outputs},
     record::Step,
     scan,
 };
 
 /// The release, once the bins are known.
-pub(super) fn release(job: &Job<'_>, cases_total: u64, request: &ArtifactRef) -> Event {
-    job.at_sites(Step::once(Phase::Fingerprint, 2), |member| {
+pub(super) fn release(job: &Job<'_>, cases_total: u64, request: &ArtifactRef) -> Result<Event, Failure> {
+    let keys = masking::fingerprint_keys(job)?;
+    Ok(job.at_sites(Step::once(Phase::Fingerprint, 2), |member| {
         let input = TaskInput::Select {
             cases_total,
             request: request.clone(),
+            keys: keys.clone(),
         };
         (job.shards(member.cases), input)
-    })
+    }))
 }
 
 /// Then the orchestrator makes the pooled fingerprint.

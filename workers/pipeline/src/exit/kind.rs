@@ -95,7 +95,7 @@ impl Kind {
                 "names of channels and labels, region order, reader, file ending, the number of cases, one digest over all files"
             }
             Kind::Fingerprint => {
-                "counts, exact sums and histograms of foreground intensities; shape and spacing of each case, sorted"
+                "counts, exact sums and histograms of foreground intensities, masked where the job says so; shape and spacing of each case, sorted"
             }
             Kind::Plans => {
                 "plans without the data set's name and reader, digests, numbers of training and validation cases; in a dry run median shape and spacing, mean volume and intensity of each class, memory, disk and pace"
@@ -105,7 +105,7 @@ impl Kind {
                 "the network's weights after local training, with momentum where the job averages it, masked where it says so"
             }
             Kind::Masking => {
-                "of a job with `secure_aggregation`: a round's one-time public keys, signed; shares of the secrets behind them, sealed for each other site; what takes masks off the sum"
+                "of a job with `secure_aggregation`: one-time public keys of a round or the fingerprint, signed; shares of the secrets behind them, sealed for each other site; what takes masks off the sum"
             }
             Kind::RoundMetrics => {
                 "losses, learning rate, iterations and seconds an epoch; true and false positives and false negatives a class"

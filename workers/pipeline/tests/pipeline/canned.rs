@@ -192,6 +192,7 @@ pub fn output(
             keys: SignedKeys {
                 keys: SiteKeys {
                     job: key.job.clone(),
+                    phase: key.phase,
                     round: key.round,
                     site: key.site.clone(),
                     sharing: digits("sharing"),

@@ -104,6 +104,42 @@ fn with(
 }
 
 #[test]
+fn a_masked_fingerprint_goes_by_keys_of_its_own() {
+    let world = undisturbed(&masked());
+    let steps: Vec<String> = world
+        .record
+        .releases
+        .iter()
+        .take(7)
+        .map(|release| Step::of(release).to_string())
+        .collect();
+    let expected = [
+        "fingerprint.0.0",
+        "aggregate.0.0",
+        "fingerprint.0.3",
+        "fingerprint.0.1",
+        "aggregate.0.1",
+        "fingerprint.0.2",
+        "aggregate.0.2",
+    ];
+    assert_eq!(steps, expected);
+    for place in [3, 5] {
+        for work in &world.record.releases[place].work {
+            let (TaskInput::Scan { keys, .. } | TaskInput::Select { keys, .. }) = &work.input else {
+                panic!("{work:?}");
+            };
+            let sites: Vec<&str> = keys.iter().map(|own| &*own.keys.site).collect();
+            assert_eq!(sites, ["a", "b", "c", "d"]);
+            assert!(keys.iter().all(|own| own.keys.phase == Phase::Fingerprint));
+        }
+    }
+    // Nobody may be missing: the job waits for a site without which there is no sum.
+    let mut patient = masked();
+    patient.message.federation.round_deadline_seconds = None;
+    assert!(undisturbed(&patient).end().is_some());
+}
+
+#[test]
 fn a_masked_round_goes_through_its_passes() {
     let world = undisturbed(&masked());
     for round in 0..3 {

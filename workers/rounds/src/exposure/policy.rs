@@ -34,6 +34,9 @@ pub struct Policy {
     pub min_cases: u32,
     /// Whether a training must mask its updates (`federation.secure_aggregation`): weights then leave in a sum only.
     pub masked_updates: bool,
+    /// The fewest voxels that a bin of the fingerprint's histograms may hold; smaller ones are merged with their
+    /// neighbours, and the fingerprint is approximate. 1: all leave as they are.
+    pub least_count_per_bin: u64,
     /// Whether inference jobs are accepted, whose segmentations leave.
     pub inference: bool,
     /// Whether the cases' own names leave; else pseudonyms do.
@@ -63,6 +66,7 @@ impl Default for Policy {
             max_rounds: None,
             min_cases: 5,
             masked_updates: false,
+            least_count_per_bin: 1,
             inference: true,
             case_names: false,
             approval: Approval::None,

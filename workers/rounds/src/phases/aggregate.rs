@@ -2,31 +2,31 @@
 
 use nnunet::{
     dataset::{Descriptors, pooled_dataset_json},
-    fingerprint::{Scan, Selection, Wanted, finish},
+    fingerprint::{Scan, ScanNumbers, Selection, SelectionNumbers, Wanted, finish},
 };
 use pipeline::worker::TaskContext;
 use schemas::{
     nnunet::DatasetJson,
-    task::{Failure, SiteInventory, Task, TaskInput, TaskOutput},
+    task::{ArtifactRef, Failure, SiteInventory, Task, TaskInput, TaskOutput},
 };
+use serde::de::DeserializeOwned;
 
-use super::{failure, fetch_json, store_json, unknown_input};
+use super::{failure, fetch_json, fingerprint::hidden, store_json, unknown_input};
 
 /// Runs one task.
 pub fn run(task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
     match &task.input {
         TaskInput::AggregateInventory { sites } => pool_descriptors(context, sites),
         TaskInput::AggregateScan { parts } => {
-            let mut merged: Option<Scan> = None;
-            for (index, part) in parts.iter().enumerate() {
-                let scan: Scan = fetch_json(context, part, "a site's scan")?;
-                match &mut merged {
-                    None => merged = Some(scan),
-                    Some(merged) => merged.merge(&scan).map_err(failure::of_error)?,
+            let merged = match hidden(task) {
+                true => {
+                    let sum = merged(context, parts, "a site's hidden scan", ScanNumbers::add)?;
+                    sum.scan().map_err(failure::of_error)?
                 }
-                context.progress("part", index + 1, parts.len());
-            }
-            let merged = merged.ok_or_else(|| failure::bug("no parts to merge"))?;
+                false => merged(context, parts, "a site's scan", |sum: &mut Scan, scan| {
+                    sum.merge(&scan)
+                })?,
+            };
             let wanted = Wanted::of(&merged).map_err(failure::of_error)?;
             Ok(TaskOutput::PooledScan {
                 scan: store_json(context, &merged)?,
@@ -36,19 +36,43 @@ pub fn run(task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
         TaskInput::AggregateSelect { scan, parts } => {
             let scan: Scan = fetch_json(context, scan, "the merged scan")?;
             let wanted = Wanted::of(&scan).map_err(failure::of_error)?;
-            let mut merged = Selection::empty(&wanted);
-            for (index, part) in parts.iter().enumerate() {
-                let selection: Selection = fetch_json(context, part, "a site's selection")?;
-                merged.merge(&selection).map_err(failure::of_error)?;
-                context.progress("part", index + 1, parts.len());
-            }
-            let fingerprint = finish(&scan, &merged).map_err(failure::of_error)?;
+            let selection = match hidden(task) {
+                true => {
+                    let add = |sum: &mut SelectionNumbers, part| sum.add(&part);
+                    let sum = merged(context, parts, "a site's hidden selection", add)?;
+                    sum.selection(&wanted).map_err(failure::of_error)?
+                }
+                false => {
+                    let add = |sum: &mut Selection, part| sum.merge(&part);
+                    merged(context, parts, "a site's selection", add)?
+                }
+            };
+            let fingerprint = finish(&scan, &selection).map_err(failure::of_error)?;
             Ok(TaskOutput::PooledFingerprint {
                 fingerprint: store_json(context, &fingerprint)?,
             })
         }
         _ => Err(unknown_input(task)),
     }
+}
+
+/// All parts, one added to the other.
+fn merged<T: DeserializeOwned>(
+    context: &TaskContext,
+    parts: &[ArtifactRef],
+    what: &str,
+    add: impl Fn(&mut T, T) -> nnunet::Result<()>,
+) -> Result<T, Failure> {
+    let mut merged: Option<T> = None;
+    for (index, part) in parts.iter().enumerate() {
+        let part: T = fetch_json(context, part, what)?;
+        match &mut merged {
+            None => merged = Some(part),
+            Some(merged) => add(merged, part).map_err(failure::of_error)?,
+        }
+        context.progress("part", index + 1, parts.len());
+    }
+    merged.ok_or_else(|| failure::bug("no parts to merge"))
 }
 
 /// Descriptors must be equal; the pooled dataset.json carries the summed numTraining.

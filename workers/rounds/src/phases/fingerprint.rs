@@ -1,13 +1,14 @@
-//! fingerprint: inventory, scan, select. Only counts, sums and histograms leave the site.
+//! fingerprint: inventory, scan, select. Only counts, sums and histograms leave the site, and where the job asks for it
+//! hidden in the sum of all sites'.
 
 use nnunet::{
     dataset::Inventory,
-    fingerprint::{Wanted, scan, select},
+    fingerprint::{ScanNumbers, SelectionNumbers, Wanted, scan, select},
 };
 use pipeline::{exit::Kind, worker::TaskContext};
 use schemas::task::{Failure, Task, TaskInput, TaskOutput};
 
-use super::{Watch, failure, fetch_json, send_json, shard, unknown_input};
+use super::{Watch, failure, fetch_json, masking, send_json, shard, unknown_input};
 use crate::{
     job_folder::INVENTORY,
     site::{Site, write_whole},
@@ -37,7 +38,8 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
                 digest: inventory.digest(),
             })
         }
-        TaskInput::Scan { cases_total } => {
+        TaskInput::MakeKeys {} => masking::make_keys(site, task),
+        TaskInput::Scan { cases_total, keys } => {
             let inventory = site.inventory(task, &dataset)?;
             let ordinals = shard(task, dataset.cases.len());
             for ordinal in ordinals.clone() {
@@ -45,25 +47,44 @@ pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput
                     .check_case(&dataset, ordinal)
                     .map_err(|error| at_case(&dataset, error))?;
             }
-            let scanned = scan(&dataset, &dataset.cases[ordinals], *cases_total, &watch)
+            let least = site.settings.policy.least_count_per_bin;
+            let scanned = scan(&dataset, &dataset.cases[ordinals], *cases_total, least, &watch)
                 .map_err(|error| at_case(&dataset, error))?;
             site.keep_shapes(task, &scanned.cases)?;
-            Ok(TaskOutput::FingerprintPart {
-                part: send_json(context, Kind::Fingerprint, &scanned)?,
-            })
+            let part = match hidden(task) {
+                true => {
+                    let mut scanned = ScanNumbers::from(scanned);
+                    masking::hide(site, task, keys, &mut scanned.numbers)?;
+                    send_json(context, Kind::Fingerprint, &scanned)?
+                }
+                false => send_json(context, Kind::Fingerprint, &scanned)?,
+            };
+            Ok(TaskOutput::FingerprintPart { part })
         }
-        TaskInput::Select { request, .. } => {
+        TaskInput::Select { request, keys, .. } => {
             site.inventory(task, &dataset)?;
             let wanted: Wanted = fetch_json(context, request, "the selection request")?;
             let ordinals = shard(task, dataset.cases.len());
-            let selected = select(&dataset, &dataset.cases[ordinals], &wanted, &watch)
+            let least = site.settings.policy.least_count_per_bin;
+            let selected = select(&dataset, &dataset.cases[ordinals], &wanted, least, &watch)
                 .map_err(|error| at_case(&dataset, error))?;
-            Ok(TaskOutput::FingerprintPart {
-                part: send_json(context, Kind::Fingerprint, &selected)?,
-            })
+            let part = match hidden(task) {
+                true => {
+                    let mut selected = SelectionNumbers::from(&selected);
+                    masking::hide(site, task, keys, &mut selected.numbers)?;
+                    send_json(context, Kind::Fingerprint, &selected)?
+                }
+                false => send_json(context, Kind::Fingerprint, &selected)?,
+            };
+            Ok(TaskOutput::FingerprintPart { part })
         }
         _ => Err(unknown_input(task)),
     }
+}
+
+/// Whether the sites' numbers are hidden in their sum.
+pub fn hidden(task: &Task) -> bool {
+    task.job.message.federation.secure_aggregation.is_some()
 }
 
 /// The failure with the ordinal of the case that the error names.

@@ -1,4 +1,5 @@
-//! train-round passes 2 to 4, and what masks an update in pass 0: a site's part in secure aggregation. The mathematics
+//! train-round passes 2 to 4, and what masks an update in pass 0; fingerprint pass 3, and what hides its numbers in
+//! passes 1 and 2: a site's part in secure aggregation. The mathematics
 //! are `nnunet::secure_sum`'s.
 //!
 //! What a site once agreed to in a round it keeps to, whatever it is asked later: the keys it shared its secrets by,
@@ -18,7 +19,7 @@ use schemas::{
     event::Accepted,
     job::{SecureAggregation, Weighting},
     masking::{RevealedShare, SealedShares, SignedKeys, SiteKeys, SiteShares, Unmasking},
-    task::{Failure, Task, TaskOutput},
+    task::{Failure, Task, TaskKey, TaskOutput},
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +43,7 @@ struct Kept {
     counted: Vec<String>,
 }
 
-/// pass 2: keys for this round.
+/// Keys for this round, or for the fingerprint.
 pub fn make_keys(site: &Site, task: &Task) -> Result<TaskOutput, Failure> {
     let file = file(site, task);
     if !file.exists() {
@@ -57,6 +58,7 @@ pub fn make_keys(site: &Site, task: &Task) -> Result<TaskOutput, Failure> {
     let public = load(site, task)?.secret()?.public_keys();
     let keys = SiteKeys {
         job: task.key.job.clone(),
+        phase: task.key.phase,
         round: task.key.round,
         site: task.key.site.clone(),
         sharing: hex::encode(public.sharing),
@@ -117,6 +119,33 @@ pub fn mask(
         weight,
     };
     secure_sum::mask(weights, &own, &group, sharers, output).map_err(of_error)
+}
+
+/// fingerprint passes 1 and 2: hides a shard's numbers in the sum of all sites'. Every member has its part in it.
+pub fn hide(site: &Site, task: &Task, keys: &[SignedKeys], numbers: &mut [u64]) -> Result<(), Failure> {
+    let members = task.job.members.iter().map(|member| &member.site);
+    if !keys.iter().map(|signed| &signed.keys.site).eq(members) {
+        let reason =
+            "the keys are not one of each of the job's sites, in order: expected so of a fingerprint";
+        return Err(Failure::fatal("masking", reason));
+    }
+    let mut kept = load(site, task)?;
+    if !kept.keys.is_empty() && kept.keys != keys {
+        return Err(changed("the keys by which it hid its fingerprint"));
+    }
+    check_members(task, keys)?;
+    check_signatures(site, keys)?;
+    if kept.keys.is_empty() {
+        kept.keys = keys.to_vec();
+        store(site, task, &kept)?;
+    }
+    // One mask hides one list of numbers: all that they depend on stands in the label, and is the same at all sites.
+    let input = serde_json::to_vec(&task.input).map_err(|error| failure::bug(error.to_string()))?;
+    let digest = schemas::sha256(&input);
+    let label = format!("{} fingerprint {} {digest}", task.key.job, task.key.pass);
+    let group = labelled(&task.job, &label, keys)?;
+    let (shard, shards) = (task.key.shard, task.shards);
+    secure_sum::hide(numbers, &task.key.site, &kept.secret()?, &group, shard, shards).map_err(of_error)
 }
 
 /// What a masked update counts; the orchestrator divides by the same.
@@ -191,6 +220,10 @@ pub fn unmask(
 
 /// The group that a round goes by, at a site and at the orchestrator.
 pub fn group(job: &Accepted, round: u32, keys: &[SignedKeys]) -> Result<Group, Failure> {
+    labelled(job, &format!("{} {round}", job.job), keys)
+}
+
+fn labelled(job: &Accepted, label: &str, keys: &[SignedKeys]) -> Result<Group, Failure> {
     let member = |signed: &SignedKeys| {
         let own = &signed.keys;
         let key = |digits: &str| bytes(&own.site, digits);
@@ -205,7 +238,7 @@ pub fn group(job: &Accepted, round: u32, keys: &[SignedKeys]) -> Result<Group, F
     };
     let members = keys.iter().map(member).collect::<Result<_, Failure>>()?;
     let threshold = secure(job)?.threshold(job.members.len());
-    Group::new(&format!("{} {round}", job.job), threshold, members).map_err(of_error)
+    Group::new(label, threshold, members).map_err(of_error)
 }
 
 /// What the sites told, at the orchestrator.
@@ -229,15 +262,18 @@ fn secure(job: &Accepted) -> Result<&SecureAggregation, Failure> {
     secure.ok_or_else(|| failure::bug("a job that masks no updates"))
 }
 
-/// Each key is of a member of the job, for this round.
+/// Each key is of a member of the job, for this phase and round.
 fn check_members(task: &Task, keys: &[SignedKeys]) -> Result<(), Failure> {
     for signed in keys {
         let own = &signed.keys;
         let member = task.job.members.iter().any(|member| member.site == own.site);
-        if !member || (&*own.job, own.round) != (&*task.key.job, task.key.round) {
+        let TaskKey {
+            job, phase, round, ..
+        } = &task.key;
+        if !member || (&own.job, own.phase, own.round) != (job, *phase, *round) {
             let reason = format!(
-                "keys of site {} for job {}, round {}: expected keys of the job's sites for round {}",
-                own.site, own.job, own.round, task.key.round
+                "keys of site {} for job {}, {} {}: expected keys of the job's sites for {phase} {round}",
+                own.site, own.job, own.phase, own.round
             );
             return Err(Failure::fatal("masking", reason));
         }

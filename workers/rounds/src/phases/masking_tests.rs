@@ -92,8 +92,12 @@ impl Federation {
     }
 
     fn keys(&self) -> Vec<SignedKeys> {
+        self.keys_for(Self::task)
+    }
+
+    fn keys_for(&self, task: impl Fn(&Site) -> Task) -> Vec<SignedKeys> {
         let made = self.sites.iter().map(|site| {
-            let task = Self::task(site);
+            let task = task(site);
             let keys = |output| match output {
                 TaskOutput::Keys { keys } => keys,
                 other => panic!("{other:?}"),
@@ -107,6 +111,18 @@ impl Federation {
             first
         });
         made.collect()
+    }
+
+    /// A shard of a site's scan.
+    fn scan(site: &Site, shard: u32, shards: u32) -> Task {
+        let mut task = Self::task(site);
+        task.key.phase = Phase::Fingerprint;
+        (task.key.round, task.key.pass, task.key.shard, task.shards) = (0, 1, shard, shards);
+        task.input = TaskInput::Scan {
+            cases_total: 9,
+            keys: Vec::new(),
+        };
+        task
     }
 
     fn shared(&self, keys: &[SignedKeys]) -> Vec<SealedShares> {
@@ -222,6 +238,104 @@ fn a_round_of_sites_sums_what_none_tells() {
         error.contains("the keys that it shared its secrets by are others"),
         "{error}"
     );
+}
+
+#[test]
+fn numbers_of_the_fingerprint_are_hidden_in_their_sum() {
+    let federation = Federation::new();
+    let keys = federation.keys_for(|site| Federation::scan(site, 0, 1));
+    let plain = |site: usize, shard: u32| vec![site as u64, u64::from(shard), u64::MAX, 7];
+    let hide = |site: usize, shard: u32, shards: u32| {
+        let mut numbers = plain(site, shard);
+        let site = &federation.sites[site];
+        let task = Federation::scan(site, shard, shards);
+        masking::hide(site, &task, &keys, &mut numbers).unwrap();
+        numbers
+    };
+    // Site c has three shards.
+    let shards = [(0, 0, 1), (1, 0, 1), (2, 0, 3), (2, 1, 3), (2, 2, 3), (3, 0, 1)];
+    let add = |sum: Vec<u64>, other: Vec<u64>| -> Vec<u64> {
+        sum.iter().zip(other).map(|(a, b)| a.wrapping_add(b)).collect()
+    };
+    let sum = |of: &dyn Fn(usize, u32, u32) -> Vec<u64>| {
+        shards
+            .iter()
+            .map(|(site, shard, count)| of(*site, *shard, *count))
+            .fold(vec![0; 4], add)
+    };
+    let expected = sum(&|site, shard, _| plain(site, shard));
+    assert_eq!(sum(&hide), expected);
+    for (site, shard, count) in shards {
+        let hidden = hide(site, shard, count);
+        assert_eq!(
+            hide(site, shard, count),
+            hidden,
+            "a second delivery sends the same"
+        );
+        let own = plain(site, shard);
+        assert!(hidden.iter().zip(&own).all(|(hidden, own)| hidden != own));
+    }
+    // Without one shard nothing is known.
+    let all_but_one = shards[1..]
+        .iter()
+        .map(|(site, shard, count)| hide(*site, *shard, *count));
+    assert_ne!(add(all_but_one.fold(vec![0; 4], add), plain(0, 0)), expected);
+
+    // Another question is hidden by another mask, so the two answers' difference tells nothing.
+    let site = &federation.sites[0];
+    let asked = |change: &dyn Fn(&mut Task)| {
+        let mut task = Federation::scan(site, 0, 1);
+        change(&mut task);
+        let mut numbers = plain(0, 0);
+        masking::hide(site, &task, &keys, &mut numbers).map(|()| numbers)
+    };
+    let first = asked(&|_| {}).unwrap();
+    let total = |task: &mut Task| {
+        task.input = TaskInput::Scan {
+            cases_total: 10,
+            keys: Vec::new(),
+        };
+    };
+    assert_ne!(asked(&total).unwrap(), first);
+    assert_ne!(asked(&|task| task.key.pass = 2).unwrap(), first);
+    assert_ne!(asked(&|task| task.shards = 2).unwrap(), first);
+
+    // The keys of a round may be told, so they hide no fingerprint; and all sites' are needed, the same each time.
+    let of_rounds = federation.keys_for(|site| {
+        let mut task = Federation::task(site);
+        task.key.round = 0;
+        task
+    });
+    let refused = |keys: &[SignedKeys]| {
+        let failure = masking::hide(site, &Federation::scan(site, 0, 1), keys, &mut [0]).unwrap_err();
+        assert!(!failure.retryable);
+        (failure.code, failure.message)
+    };
+    let site_b = &federation.sites[1];
+    let failure = masking::hide(site_b, &Federation::scan(site_b, 0, 1), &of_rounds, &mut [0]).unwrap_err();
+    assert_eq!(failure.code, "masking");
+    assert!(refused(&keys[..3]).1.contains("each of the job's sites"));
+    assert!(
+        refused(&of_rounds)
+            .1
+            .contains("the keys by which it hid its fingerprint are others")
+    );
+    let fresh = Federation::new();
+    let own = fresh.keys_for(|site| Federation::scan(site, 0, 1));
+    let mut changed = own.clone();
+    changed[1].keys.phase = Phase::TrainRound;
+    let site = &fresh.sites[0];
+    let failure = masking::hide(site, &Federation::scan(site, 0, 1), &changed, &mut [0]).unwrap_err();
+    assert!(
+        failure
+            .message
+            .contains("expected keys of the job's sites for fingerprint 0"),
+        "{failure:?}"
+    );
+    let mut changed = own;
+    changed[1].keys.masking = changed[2].keys.masking.clone();
+    let failure = masking::hide(site, &Federation::scan(site, 0, 1), &changed, &mut [0]).unwrap_err();
+    assert_eq!(failure.code, "bad-signature");
 }
 
 #[test]

@@ -114,9 +114,14 @@ pub(super) fn forget(folder: &Path, before: usize) {
         .into_iter()
         .filter(|(number, _)| *number < before)
     {
-        if let Err(error) = fs::remove_dir_all(&place) {
-            tracing::debug!("{}: {error}", place.display());
-        }
+        remove(&place);
+    }
+}
+
+/// Takes a folder away, where it is there.
+pub(super) fn remove(folder: &Path) {
+    if let Err(error) = fs::remove_dir_all(folder) {
+        tracing::debug!("{}: {error}", folder.display());
     }
 }
 

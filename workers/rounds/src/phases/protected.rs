@@ -1,6 +1,7 @@
 //! What a site keeps of a round whose update leaves it masked or with noise: the secrets, and what it sent. A later
 //! delivery sends the very same: two unlike updates behind one mask or one noise would tell their difference.
 //!
+//!     jobs/<job>/protected/fingerprint/              the secret behind the masks of the fingerprint's numbers
 //!     jobs/<job>/protected/<round>/noise             the seed of the noise, readable by its owner alone
 //!     jobs/<job>/protected/<round>/update.safetensors
 //!     jobs/<job>/protected/<round>/trained.json      written last: with it the update is there
@@ -15,7 +16,10 @@ use std::{
 use nnunet::network::StateDict;
 use pipeline::{exit::Kind, worker::TaskContext};
 use rand::TryRngCore;
-use schemas::task::{Failure, Task, TaskInput, TaskOutput};
+use schemas::{
+    names::Phase,
+    task::{Failure, Task, TaskInput, TaskOutput},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{failure, mid_round};
@@ -24,6 +28,8 @@ use crate::{
     site::{Site, write_first, write_whole},
 };
 
+/// Beside the rounds' folders.
+const FINGERPRINT: &str = "fingerprint";
 /// The seed of the noise.
 const NOISE: &str = "noise";
 
@@ -36,9 +42,13 @@ struct Sent {
     output: TaskOutput,
 }
 
-/// The round's folder.
+/// The folder of the round, or of the fingerprint.
 pub fn folder(site: &Site, task: &Task) -> PathBuf {
-    site.job(task).join(PROTECTED).join(task.key.round.to_string())
+    let part = match task.key.phase {
+        Phase::Fingerprint => FINGERPRINT.to_owned(),
+        _ => task.key.round.to_string(),
+    };
+    site.job(task).join(PROTECTED).join(part)
 }
 
 /// The file of the update. Its folder is made.
@@ -151,7 +161,9 @@ fn send(
     Ok(output)
 }
 
-/// Takes away what belongs to rounds before `round`.
+/// Takes away what belongs to rounds before `round`, and to the fingerprint, which comes before all of them.
 pub fn forget_before(site: &Site, task: &Task, round: u32) {
-    mid_round::forget(&site.job(task).join(PROTECTED), round as usize);
+    let folder = site.job(task).join(PROTECTED);
+    mid_round::forget(&folder, round as usize);
+    mid_round::remove(&folder.join(FINGERPRINT));
 }

@@ -133,12 +133,18 @@ fn training(site: &Site, task: &Task, payload: &TrainingPayload, full: bool) -> 
         1.min(dataset.cases.len())
     };
     let total = dataset.cases.len() as u64;
-    let scanned = scan(&dataset, &dataset.cases[..read], total, &Unobserved).map_err(failure::of_error)?;
+    let least = site.settings.policy.least_count_per_bin;
+    let cases = &dataset.cases[..read];
+    let scanned = scan(&dataset, cases, total, least, &Unobserved).map_err(failure::of_error)?;
     let bytes = serde_json::to_vec(&scanned).map_err(|error| failure::bug(error.to_string()))?;
     let size = ByteSize(bytes.len() as u64);
+    let hidden = match task.job.message.federation.secure_aggregation {
+        Some(_) => ", all but the cases' shapes and spacings hidden in the sum of all sites'",
+        None => "",
+    };
     say(
         Kind::Fingerprint,
-        &format!("{size} of {read} cases, in two passes; the first has"),
+        &format!("{size} of {read} cases{hidden}, in two passes; the first has"),
     );
     sample(&written(&summary(&scanned))?);
     say(Kind::Plans, "");

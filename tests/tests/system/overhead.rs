@@ -30,7 +30,7 @@ use schemas::{
     job::{Device, JobMessage},
     names::{self, ORCHESTRATOR},
     site::{Announce, AnnouncedDataset},
-    task::{EpochReport, Failure, Task, TaskInput, TaskOutput, Validation, Weights},
+    task::{EpochReport, Failure, Task, TaskInput, TaskOutput, Update, Validation, Weights},
 };
 use serde_json::json;
 use tests::{federation::PATIENCE, process};
@@ -130,16 +130,17 @@ impl Stub {
             TaskInput::TrainRound { base, .. } => self.train(task, context, base)?,
             TaskInput::Average { updates, .. } => {
                 let folder = tempfile::tempdir_in(&self.scratch).map_err(failed)?;
-                let mut contributions = Vec::new();
-                for update in updates {
-                    let weights = folder.path().join(&update.site);
-                    context.download_file(&update.artifact, &weights)?;
-                    contributions.push(Contribution {
-                        site: update.site.clone(),
-                        weights,
-                        weight: update.weight,
-                    });
-                }
+                let contribution = |update: &Update| Contribution {
+                    site: update.site.clone(),
+                    weights: folder.path().join(&update.site),
+                    weight: update.weight,
+                };
+                let contributions: Vec<_> = updates.iter().map(contribution).collect();
+                let pairs = updates.iter().zip(&contributions);
+                let files: Vec<_> = pairs
+                    .map(|(update, to)| (&update.artifact, &*to.weights))
+                    .collect();
+                context.download_updates(&files)?;
                 let output = folder.path().join("average");
                 average(&contributions, &Rule::Mean, &output, &Unobserved).map_err(failed)?;
                 TaskOutput::Averaged {

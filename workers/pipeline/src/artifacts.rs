@@ -1,4 +1,4 @@
-//! Bytes by digest: 512 KiB chunks, a bounded number of them in flight, verified on arrival.
+//! Bytes by digest: chunks of 1 MiB, a bounded number of them under way, verified on arrival.
 //!
 //! A digest names its bytes, so sending them twice is harmless and a chunk can be replaced by itself.
 
@@ -14,14 +14,14 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use schemas::task::ArtifactRef;
 use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
 use tokio::time::{sleep, timeout};
 
-use crate::{Error, connection::Connection, publish, streams, subjects};
+use crate::{Error, connection::Connection, flow, publish, streams, subjects};
 
-/// Bytes in a chunk; the last may be shorter.
-pub const CHUNK_BYTES: u64 = 512 << 10;
-/// Chunks in flight: 16 MiB.
-const WINDOW: usize = 32;
+/// Bytes in a chunk; the last may be shorter. A server that syncs each message takes larger ones faster; a line of 2
+/// Mbit/s still brings one within the time that an answer may take.
+pub const CHUNK_BYTES: u64 = 1 << 20;
 /// How long one chunk may take before it is asked for again.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tries for a chunk; with the pauses between them they outlast a server's restart.
@@ -111,20 +111,40 @@ pub async fn download_file(
     artifact: &ArtifactRef,
     path: &Path,
 ) -> Result<(), Error> {
+    let file = receive_file(connection, artifact, path).await?;
+    file.as_file().sync_all().map_err(Error::file(path))?;
+    named(file, path)
+}
+
+/// As [`download_file`], for a folder that nobody looks into after a crash: the file is not synced.
+pub async fn download_scratch(
+    connection: &Connection,
+    artifact: &ArtifactRef,
+    path: &Path,
+) -> Result<(), Error> {
+    named(receive_file(connection, artifact, path).await?, path)
+}
+
+fn named(file: NamedTempFile, path: &Path) -> Result<(), Error> {
+    let named = file.persist(path).map(drop);
+    named.map_err(|error| Error::file(path)(error.error))
+}
+
+async fn receive_file(
+    connection: &Connection,
+    artifact: &ArtifactRef,
+    path: &Path,
+) -> Result<NamedTempFile, Error> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::file(folder))?;
+    let mut file = NamedTempFile::new_in(folder).map_err(Error::file(folder))?;
     receive(connection, artifact, |chunk| {
         file.write_all(chunk).map_err(Error::file(path))
     })
     .await?;
-    file.as_file().sync_all().map_err(Error::file(path))?;
-    let path = path.to_owned();
-    file.persist(&path)
-        .map_err(|error| Error::file(&path)(error.error))?;
-    Ok(())
+    Ok(file)
 }
 
 /// Whether all chunks of an artifact are stored. Their bytes are not looked at.
@@ -211,13 +231,15 @@ async fn send(
     chunks: Vec<u64>,
     read: impl Fn(u64) -> Result<Bytes, Error>,
 ) -> Result<(), Error> {
-    let read = &read;
+    let (read, flow) = (&read, connection.sending());
     stream::iter(chunks)
-        .map(|chunk| async move {
-            let subject = subjects::chunk(artifact, chunk);
-            publish::replace(connection, &subject, read(chunk)?, None).await
+        .map(|chunk| {
+            flow.pass(async move {
+                let subject = subjects::chunk(artifact, chunk);
+                publish::replace(connection, &subject, read(chunk)?, None).await
+            })
         })
-        .buffer_unordered(WINDOW)
+        .buffer_unordered(flow::MOST)
         .try_for_each(|_| async { Ok(()) })
         .await
 }
@@ -228,9 +250,10 @@ async fn receive(
     mut write: impl FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     subjects::check_artifact("artifact", artifact)?;
+    let flow = connection.receiving();
     let mut chunks = stream::iter(0..chunk_count(artifact.size))
-        .map(|chunk| receive_chunk(connection, artifact, chunk))
-        .buffered(WINDOW);
+        .map(|chunk| flow.pass(receive_chunk(connection, artifact, chunk)))
+        .buffered(flow::MOST);
     let mut hasher = Sha256::new();
     let mut size = 0;
     while let Some(chunk) = chunks.next().await {

@@ -3,14 +3,17 @@
 use std::{
     net::IpAddr,
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 use tokio::time::{Instant, sleep};
 
-use crate::{Error, exit::Guard, metrics::Metrics};
+use crate::{Error, exit::Guard, flow::Flow, metrics::Metrics};
 
 /// Where the server is, and how to prove who we are.
 #[derive(Clone, Debug, Default)]
@@ -106,6 +109,8 @@ pub struct Connection {
     jetstream: jetstream::Context,
     api_prefix: Option<String>,
     guard: Option<Guard>,
+    sending: Arc<Flow>,
+    receiving: Arc<Flow>,
 }
 
 impl Connection {
@@ -144,7 +149,19 @@ impl Connection {
             jetstream,
             api_prefix: access.api_prefix.clone(),
             guard: None,
+            sending: Arc::default(),
+            receiving: Arc::default(),
         }
+    }
+
+    /// The artifacts' chunks that are being sent.
+    pub(crate) fn sending(&self) -> &Flow {
+        &self.sending
+    }
+
+    /// The artifacts' chunks that are being received. nats-server cuts a connection off that has 64 MB to come.
+    pub(crate) fn receiving(&self) -> &Flow {
+        &self.receiving
     }
 
     /// The same connection, with a guard that sees all that is published on it.

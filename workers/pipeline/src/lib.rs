@@ -24,6 +24,7 @@ pub mod connection;
 mod direct;
 mod error;
 pub mod exit;
+mod flow;
 pub mod gate;
 pub mod guests;
 pub mod known;

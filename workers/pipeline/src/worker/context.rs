@@ -8,10 +8,12 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use schemas::{
     names::{GLOBAL, ORCHESTRATOR},
     site::Progress,
@@ -31,6 +33,8 @@ use crate::{
     publish, subjects,
 };
 
+/// Updates that are fetched at once.
+const FETCHED_AT_ONCE: usize = 4;
 /// Between two messages of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -133,13 +137,13 @@ impl TaskContext {
     }
 
     /// Stores bytes in the task's job: under the site's name, or under `global` at the orchestrator.
-    /// There, the archive has it before the server does.
+    /// There, the archive has it too once this is done.
     pub fn upload(&self, bytes: impl Into<Bytes>) -> Result<ArtifactRef, Failure> {
         let bytes = bytes.into();
         let artifact = self.artifact(schemas::sha256(&bytes), bytes.len() as u64);
-        self.keep(&artifact, |file| file.write_all(&bytes))?;
-        self.wait(artifacts::send_bytes(&self.connection, &artifact, bytes))?;
-        self.moved("sent", &artifact);
+        let kept = bytes.clone();
+        let send = artifacts::send_bytes(&self.connection, &artifact, bytes);
+        self.store(&artifact, |file| file.write_all(&kept), send)?;
         Ok(artifact)
     }
 
@@ -181,31 +185,41 @@ impl TaskContext {
         })
     }
 
-    /// Stores a file's bytes in the task's job: under the site's name, or under `global` at the orchestrator.
-    /// There, the archive has it before the server does.
+    /// Stores a file's bytes in the task's job, as [`TaskContext::upload`] does.
     pub fn upload_file(&self, path: &Path) -> Result<ArtifactRef, Failure> {
         let (digest, size) = artifacts::digest_file(path).map_err(|error| failure(&error))?;
         self.store_file(self.artifact(digest, size), path)
     }
 
     fn store_file(&self, artifact: ArtifactRef, path: &Path) -> Result<ArtifactRef, Failure> {
-        self.keep(&artifact, |file| {
-            std::io::copy(&mut File::open(path)?, file).map(drop)
-        })?;
-        self.wait(artifacts::send_file(&self.connection, &artifact, path))?;
-        self.moved("sent", &artifact);
+        let copy = |file: &mut File| std::io::copy(&mut File::open(path)?, file).map(drop);
+        self.store(
+            &artifact,
+            copy,
+            artifacts::send_file(&self.connection, &artifact, path),
+        )?;
         Ok(artifact)
     }
 
-    fn keep(
+    /// Sends an artifact, while the archive, where there is one, keeps it.
+    fn store(
         &self,
         artifact: &ArtifactRef,
-        write: impl FnOnce(&mut File) -> std::io::Result<()>,
+        write: impl FnOnce(&mut File) -> std::io::Result<()> + Send,
+        send: impl Future<Output = Result<(), Error>>,
     ) -> Result<(), Failure> {
-        match &self.archive {
-            Some(archive) => archive.keep(artifact, write).map_err(|error| failure(&error)),
-            None => Ok(()),
-        }
+        thread::scope(|scope| {
+            let archive = self.archive.as_ref();
+            let kept = archive.map(|archive| scope.spawn(move || archive.keep(artifact, write)));
+            self.wait(send)?;
+            match kept.map(thread::ScopedJoinHandle::join) {
+                None | Some(Ok(Ok(()))) => Ok(()),
+                Some(Ok(Err(error))) => Err(failure(&error)),
+                Some(Err(_)) => Err(failure(&Error::Stopped)),
+            }
+        })?;
+        self.moved("sent", artifact);
+        Ok(())
     }
 
     /// Fetches an artifact into memory, verified.
@@ -215,17 +229,28 @@ impl TaskContext {
         Ok(bytes)
     }
 
-    /// Fetches an artifact into a file, verified, then renamed.
+    /// Fetches an artifact into a file of a temporary folder, verified, then renamed.
     pub fn download_file(&self, artifact: &ArtifactRef, path: &Path) -> Result<(), Failure> {
-        self.wait(artifacts::download_file(&self.connection, artifact, path))?;
+        self.wait(artifacts::download_scratch(&self.connection, artifact, path))?;
         self.moved("received", artifact);
         Ok(())
     }
 
-    /// Fetches a site's update, as [`TaskContext::download_file`]. The archive keeps it, where it keeps updates.
-    pub fn download_update(&self, artifact: &ArtifactRef, path: &Path) -> Result<(), Failure> {
-        self.download_file(artifact, path)?;
-        self.keep_weights(&artifact.digest, path)
+    /// Fetches sites' updates, some at a time, as [`TaskContext::download_file`]. The archive keeps them, where it keeps
+    /// updates.
+    pub fn download_updates(&self, updates: &[(&ArtifactRef, &Path)]) -> Result<(), Failure> {
+        let fetched = stream::iter(updates)
+            .map(|(artifact, path)| async move {
+                artifacts::download_scratch(&self.connection, artifact, path).await?;
+                self.moved("received", artifact);
+                Ok(())
+            })
+            .buffer_unordered(FETCHED_AT_ONCE)
+            .try_collect::<()>();
+        self.wait(fetched)?;
+        updates
+            .iter()
+            .try_for_each(|(artifact, path)| self.keep_weights(&artifact.digest, path))
     }
 
     /// Has the archive keep weights that went into an average, where it keeps updates.

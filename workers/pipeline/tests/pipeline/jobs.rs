@@ -15,6 +15,7 @@ use pipeline::{
     worker::{Phase, Worker, WorkerSettings, announce},
 };
 use schemas::{
+    PROTOCOL_VERSION,
     event::Event,
     job::JobMessage,
     names::{self, ORCHESTRATOR},
@@ -295,6 +296,10 @@ async fn messages_that_are_no_job_are_rejected_with_their_field() {
             value.pointer_mut(parent).unwrap()[field] = to.clone();
         })
     };
+    let unlike = format!(
+        "site old runs version 0.0.0-older (protocol {PROTOCOL_VERSION}, algorithm 7); the orchestrator runs 0.0.0-test \
+         (protocol {PROTOCOL_VERSION}, algorithm 0)"
+    );
     let cases: Vec<(Change, &str, &str)> = vec![
         (
             set("/job_id", "used".into()),
@@ -332,12 +337,7 @@ async fn messages_that_are_no_job_are_rejected_with_their_field() {
             "datasets[1]",
             "both at site both",
         ),
-        (
-            set("/datasets", ["set-old"].into()),
-            "datasets[0]",
-            "site old runs version 0.0.0-older (protocol 2, algorithm 7); the orchestrator runs 0.0.0-test (protocol 2, \
-             algorithm 0)",
-        ),
+        (set("/datasets", ["set-old"].into()), "datasets[0]", &unlike),
         (set("/federation/seed", 13.into()), "federation.seed", "unlucky"),
         (
             set("/federation/site_devices", serde_json::json!({"a": "mps"})),

@@ -109,16 +109,18 @@ fn fetch(
     updates: &[task::Update],
     context: &TaskContext,
 ) -> Result<Vec<Contribution>, Failure> {
-    let fetch = |(index, update): (usize, &task::Update)| {
-        let weights = folder.join(format!("{index}.safetensors"));
-        context.download_update(&update.artifact, &weights)?;
-        Ok(Contribution {
-            site: update.site.clone(),
-            weights,
-            weight: update.weight,
-        })
+    let contribution = |(index, update): (usize, &task::Update)| Contribution {
+        site: update.site.clone(),
+        weights: folder.join(format!("{index}.safetensors")),
+        weight: update.weight,
     };
-    updates.iter().enumerate().map(fetch).collect()
+    let contributions: Vec<_> = updates.iter().enumerate().map(contribution).collect();
+    let pairs = updates.iter().zip(&contributions);
+    let files: Vec<_> = pairs
+        .map(|(update, to)| (&update.artifact, &*to.weights))
+        .collect();
+    context.download_updates(&files)?;
+    Ok(contributions)
 }
 
 /// How a job combines updates. `base`: the weights that the round started from, where it bounds how far updates lie from
@@ -144,7 +146,7 @@ pub fn rule(federation: &Federation, base: Option<PathBuf>) -> Result<Rule, Fail
 fn fetch_base(folder: &Path, task: &Task, base: &Base, context: &TaskContext) -> Result<PathBuf, Failure> {
     let file = folder.join("base.safetensors");
     match &base.weights {
-        Weights::Average { artifact } => context.download_update(artifact, &file)?,
+        Weights::Average { artifact } => context.download_updates(&[(artifact, &*file)])?,
         Weights::Initial { digest } => {
             let name = dataset_name(task, training(task)?);
             let planned = Planned::make(context, task, &base.pooled, None, &name, "SimpleITKIO")?;

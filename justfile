@@ -63,7 +63,7 @@ overhead rounds="6": setup
     {{ tools }}/nvflare/bin/pip install -q 'nvflare==2.9.0' numpy
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    cargo test --release --workspace --test system -- --ignored --nocapture overhead_of_a_round | tee "$work/rounds"
+    cargo test --release --workspace --test system -- --ignored --nocapture --test-threads 1 overhead_of_a | tee "$work/rounds"
     for megabytes in 12 120; do
         {{ tools }}/nvflare/bin/python tests/oracle/overhead.py nvflare $megabytes {{ rounds }} "$work/$megabytes" \
             2> "$work/log" | grep peer | tee -a "$work/nvflare"

@@ -1,7 +1,8 @@
 //! The average of a round: the weighted mean of the sites' weights (McMahan et al., arXiv 1602.05629), and of their
 //! momentum where it travels with them; or what a few sites cannot drag away.
 //!
-//! Works tensor by tensor on mapped files and needs no libtorch: memory of a tensor, whatever the number of sites.
+//! Works tensor by tensor on mapped files, which it lets go of behind it, and needs no libtorch: memory of a tensor,
+//! whatever the number of sites.
 
 mod norm_bound;
 mod rule;
@@ -122,8 +123,15 @@ pub fn average(
                     (Rule::TrimmedMean { trim }, ..) => rule::trimmed_mean(&inputs, *trim, out),
                     _ => rule::mean(&ordered, &inputs, out),
                 }
+                for (place, values) in &inputs {
+                    files[*place].release(values.as_flattened());
+                }
                 Ok(())
             })?;
+        // What lies around a page that was read comes with it.
+        for (place, values) in &present {
+            files[*place].release(values.as_flattened());
+        }
         writer.push(&mean)?;
         observer.advanced("tensors averaged", done + 1, shapes.len());
     }

@@ -62,6 +62,7 @@ pub(super) fn measure(
             }
             if let (Some(values), Some(base)) = (file.bytes(name), base.bytes(name)) {
                 sum += squared_distance(values.as_chunks().0, base.as_chunks().0);
+                file.release(values);
             }
         }
         if !sum.is_finite() {

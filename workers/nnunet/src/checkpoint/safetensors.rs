@@ -12,7 +12,7 @@ use std::{
 };
 
 use indexmap::IndexMap;
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -155,6 +155,22 @@ impl<T: Value> MappedTensors<T> {
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         let (_, start, end) = self.tensors.get(name)?;
         self.map.get(self.data_start + start..self.data_start + end)
+    }
+
+    /// Lets go of the memory behind some of this file's [`bytes`](Self::bytes), which were read for now: whoever looks at
+    /// many files at once would hold all of them. Read again, they come back.
+    pub fn release(&self, bytes: &[u8]) {
+        let offset = (bytes.as_ptr() as usize).checked_sub(self.map.as_ptr() as usize);
+        let Some(offset) = offset.filter(|offset| offset + bytes.len() <= self.map.len()) else {
+            return;
+        };
+        // SAFETY: nobody writes to the map, so what is let go of is read from the file again.
+        let advised = unsafe {
+            self.map
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, offset, bytes.len())
+        };
+        // Memory that is not let go of is no error.
+        drop(advised);
     }
 
     /// The sha256 of the file in hexadecimal digits.

@@ -84,18 +84,20 @@ pub fn sum(
         if observer.stop_requested() {
             return Err(Error::Stopped);
         }
-        let inputs: Vec<&[[u8; 8]]> = files
+        let inputs: Vec<(&MappedTensors<u64>, &[[u8; 8]])> = files
             .iter()
-            .filter_map(|file| Some(file.bytes(name)?.as_chunks().0))
+            .filter_map(|file| Some((file, file.bytes(name)?.as_chunks().0)))
             .collect();
         let mut mean = vec![0f32; shape.iter().product()];
         mean.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
             let from = chunk * CHUNK;
             let mut sum = vec![0u64; out.len()];
-            for input in &inputs {
-                for (sum, bytes) in sum.iter_mut().zip(&input[from..]) {
+            for (file, input) in &inputs {
+                let input = &input[from..from + out.len()];
+                for (sum, bytes) in sum.iter_mut().zip(input) {
                     *sum = sum.wrapping_add(u64::from_le_bytes(*bytes));
                 }
+                file.release(input.as_flattened());
             }
             for stream in &streams {
                 stream.apply(first + from as u64, &mut sum);
@@ -104,6 +106,10 @@ pub fn sum(
                 *out = fixed_point::decode(sum, total);
             }
         });
+        // What lies around a page that was read comes with it.
+        for (file, input) in &inputs {
+            file.release(input.as_flattened());
+        }
         writer.push(&mean)?;
         first += mean.len() as u64;
         observer.advanced("tensors averaged", done + 1, shapes.len());

@@ -191,6 +191,13 @@ impl TaskContext {
         self.store_file(self.artifact(digest, size), path)
     }
 
+    /// As [`TaskContext::upload_file`], of a file whose digest is known.
+    pub fn upload_digested(&self, path: &Path, digest: String) -> Result<ArtifactRef, Failure> {
+        let size = std::fs::metadata(path).map_err(Error::file(path));
+        let size = size.map_err(|error| failure(&error))?.len();
+        self.store_file(self.artifact(digest, size), path)
+    }
+
     fn store_file(&self, artifact: ArtifactRef, path: &Path) -> Result<ArtifactRef, Failure> {
         let copy = |file: &mut File| std::io::copy(&mut File::open(path)?, file).map(drop);
         self.store(

@@ -5,6 +5,7 @@ mod artifacts;
 mod canned;
 mod continued;
 mod elastic;
+mod frozen;
 mod histories;
 mod hostile;
 mod jobs;

@@ -57,8 +57,8 @@ pub fn run(
         bound: far.bound,
     });
     Ok(TaskOutput::Averaged {
-        global: context.upload_file(&output)?,
         bounded: bounded.collect(),
+        global: context.upload_digested(&output, averaged.digest)?,
     })
 }
 
@@ -72,7 +72,7 @@ pub fn unmasked(
 ) -> Result<TaskOutput, Failure> {
     let contributions = fetch(folder, updates, context)?;
     let output = folder.join("average.safetensors");
-    sum(
+    let digest = sum(
         &task.job,
         task.key.round,
         &contributions,
@@ -81,12 +81,12 @@ pub fn unmasked(
         &Watch(context),
     )?;
     Ok(TaskOutput::Averaged {
-        global: context.upload_file(&output)?,
+        global: context.upload_digested(&output, digest)?,
         bounded: Vec::new(),
     })
 }
 
-/// The mean of masked updates, without the masks, in the file `output`.
+/// The mean of masked updates, without the masks, in the file `output`. Returns the digest of its bytes.
 pub fn sum(
     job: &Accepted,
     round: u32,
@@ -94,13 +94,11 @@ pub fn sum(
     unmasking: &Unmasking,
     output: &Path,
     observer: &dyn Observer,
-) -> Result<(), Failure> {
+) -> Result<String, Failure> {
     let group = masking::group(job, round, &unmasking.keys)?;
     let revealed = masking::revealed(unmasking)?;
     let sharers = &unmasking.sharers;
-    secure_sum::sum(contributions, &group, sharers, &revealed, output, observer)
-        .map(|_| ())
-        .map_err(masking::of_error)
+    secure_sum::sum(contributions, &group, sharers, &revealed, output, observer).map_err(masking::of_error)
 }
 
 /// The updates as files in `folder`.

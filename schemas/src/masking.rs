@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::Phase;
 
+/// What masked updates may count together, so that their sum is known from its bits: `nnunet::secure_sum`'s fixed point
+/// leaves so much room.
+pub const LARGEST_TOTAL: u64 = (1 << 21) - 1;
+
 /// What a site makes public for a sum.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

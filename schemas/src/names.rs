@@ -28,6 +28,25 @@ pub fn check_token(path: &str, name: &str) -> Result<(), Invalid> {
     }
 }
 
+/// Checks bytes as messages carry them: lower-case hexadecimal digits, two a byte.
+pub fn check_hex(path: &str, digits: &str, bytes: usize) -> Result<(), Invalid> {
+    let hexadecimal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if digits.len() == 2 * bytes && digits.bytes().all(hexadecimal) {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} characters: expected {} lower-case hexadecimal digits",
+        digits.chars().count(),
+        2 * bytes
+    );
+    Err(Invalid::new(path, reason))
+}
+
+/// Checks a SHA-256.
+pub fn check_digest(path: &str, digest: &str) -> Result<(), Invalid> {
+    check_hex(path, digest, 32)
+}
+
 /// Checks a site's name: a token that is not reserved.
 pub fn check_site(path: &str, name: &str) -> Result<(), Invalid> {
     check_token(path, name)?;

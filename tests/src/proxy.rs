@@ -1,4 +1,4 @@
-//! A bad line: a TCP proxy that delays, cuts and halves connections.
+//! A bad line: a TCP proxy that delays, narrows, cuts and halves connections.
 
 use std::{
     io,
@@ -33,6 +33,10 @@ pub struct Proxy {
 /// What the connections are told.
 struct Line {
     delay_microseconds: AtomicU64,
+    /// Bytes that go to the server in a second; 0: all that come.
+    width: AtomicU64,
+    /// Bytes that went to the server.
+    sent: AtomicU64,
     /// The number of the next cut: a connection ends when it changes.
     cuts: watch::Sender<u64>,
     /// A connection of an earlier number has lost what goes to the server.
@@ -47,6 +51,8 @@ impl Proxy {
         let address = listener.local_addr()?;
         let line = Arc::new(Line {
             delay_microseconds: AtomicU64::new(0),
+            width: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             cuts: watch::Sender::new(0),
             halved: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
@@ -76,6 +82,16 @@ impl Proxy {
         self.line
             .delay_microseconds
             .store(microseconds, Ordering::Relaxed);
+    }
+
+    /// What clients say goes on at so many bytes a second from now on, one after the other; the rest waits on the line.
+    pub fn narrow(&self, bytes_per_second: u64) {
+        self.line.width.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// Bytes that clients have sent.
+    pub fn sent(&self) -> u64 {
+        self.line.sent.load(Ordering::Relaxed)
     }
 
     /// Ends all connections at once, wherever in a message they are.
@@ -112,13 +128,17 @@ async fn connect(client: TcpStream, server: String, line: Arc<Line>, number: usi
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let lost = AtomicBool::new(false);
-    let up = carry(from_client, to_server, &line, || {
+    let width = |read: usize| {
+        line.sent.fetch_add(read as u64, Ordering::Relaxed);
+        line.width.load(Ordering::Relaxed)
+    };
+    let up = carry(from_client, to_server, &line, width, || {
         if number <= line.halved.load(Ordering::Relaxed) {
             lost.store(true, Ordering::Relaxed);
         }
         lost.load(Ordering::Relaxed)
     });
-    let down = carry(from_server, to_client, &line, || false);
+    let down = carry(from_server, to_client, &line, |_| 0, || false);
     tokio::select! {
         _ = up => {}
         _ = down => {}
@@ -126,24 +146,32 @@ async fn connect(client: TcpStream, server: String, line: Arc<Line>, number: usi
     }
 }
 
-/// Carries bytes in one direction until an end hangs up. `lost`: they go nowhere.
+/// Carries bytes in one direction until an end hangs up. `width` is told of bytes that come, and says how many go on in a
+/// second, 0 for all. `lost`: they go nowhere.
 async fn carry(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     line: &Line,
+    width: impl Fn(usize) -> u64,
     lost: impl Fn() -> bool,
 ) -> io::Result<()> {
     let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(ON_THE_WAY);
     let reading = async move {
         let mut buffer = vec![0; 64 << 10];
+        let mut free = Instant::now();
         loop {
             let read = from.read(&mut buffer).await?;
             if read == 0 {
                 return io::Result::Ok(());
             }
             let delay = Duration::from_micros(line.delay_microseconds.load(Ordering::Relaxed));
+            let takes = match width(read) {
+                0 => Duration::ZERO,
+                width => Duration::from_secs_f64(read as f64 / width as f64),
+            };
+            free = free.max(Instant::now()) + takes;
             if sender
-                .send((Instant::now() + delay, buffer[..read].to_vec()))
+                .send((free + delay, buffer[..read].to_vec()))
                 .await
                 .is_err()
             {

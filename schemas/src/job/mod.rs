@@ -275,6 +275,10 @@ impl JobMessage {
             );
             return Err(Invalid::new("federation.min_sites", reason));
         }
+        if self.federation.dry_run && matches!(self.payload, Payload::Inference(_)) {
+            let reason = "true, but payload.mode is inference: a dry run is of a training";
+            return Err(Invalid::new("federation.dry_run", reason));
+        }
         match &self.payload {
             Payload::Training(training) => {
                 training.check()?;

@@ -1,4 +1,5 @@
-//! Secure aggregation: the orchestrator learns the sum of the sites' weights and no site's own.
+//! Secure aggregation: the orchestrator learns the sum of the sites' weights, and of their fingerprints' counts, and no
+//! site's own.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -123,6 +123,7 @@ fn numbers_are_lax(#[case] value: Value, #[case] expected: u32) {
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "algorithm": "fedprox", "fedprox_mu": 0 } }), "federation.fedprox_mu")]
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "fedprox_mu": 0.1 } }), "federation.fedprox_mu")]
 #[case(json!({ "datasets": ["a"], "payload": training(), "federation": { "momentum": "mean" } }), "federation.momentum")]
+#[case(json!({ "datasets": ["a"], "payload": inference(), "federation": { "dry_run": true } }), "federation.dry_run")]
 #[case(of_five(json!({ "algorithm": "mean" })), "federation.algorithm")]
 #[case(of_five(json!({ "algorithm": "median", "min_sites": 2 })), "federation.algorithm")]
 #[case(of_five(json!({ "algorithm": "median", "momentum": "average" })), "federation.momentum")]

@@ -1,5 +1,6 @@
 //! The whole system: real processes, a real nats-server. And the rules of the house.
 
+mod averaging;
 mod cache;
 mod chaos;
 mod continuation;
@@ -12,6 +13,7 @@ mod house;
 mod initial_checkpoint;
 mod job;
 mod killed;
+mod line;
 mod masked;
 mod measured;
 mod overhead;

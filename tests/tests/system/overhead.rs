@@ -3,11 +3,8 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Instant,
 };
 
 use futures::StreamExt;
@@ -19,7 +16,6 @@ use nnunet::{
 };
 use pipeline::{
     archive::Archive,
-    artifacts,
     client::{Client, Verdict, Watched},
     conductor::Conductor,
     connection::Connection,
@@ -37,7 +33,7 @@ use schemas::{
     task::{EpochReport, Failure, Task, TaskInput, TaskOutput, Update, Validation, Weights},
 };
 use serde_json::json;
-use tests::{federation::PATIENCE, process, proxy::Proxy};
+use tests::{federation::PATIENCE, process};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -325,109 +321,6 @@ fn overhead_of_a_round() {
         let (seconds, _) = runtime().block_on(rounds(3, megabytes * 1_000_000, 6)).unwrap();
         let line = json!({ "peer": "rounds", "megabytes": megabytes, "seconds": median(seconds) });
         println!("\n{line}");
-    }
-}
-
-/// A model each way over a line that delays everything by 20 ms.
-async fn over_a_long_line(bytes: usize) -> anyhow::Result<[f64; 2]> {
-    let folder = tempfile::tempdir()?;
-    let settings = ServerSettings {
-        program: process::nats_server(),
-        ..ServerSettings::new(folder.path().join("nats"))
-    };
-    let server = tokio::task::spawn_blocking(move || Server::start(&settings)).await??;
-    let mut access = server.access();
-    let near = Connection::open(&access, "near", PATIENCE, &Metrics::new()).await?;
-    streams::set_up(&near, &StreamSettings::default()).await?;
-    let address = access.url.trim_start_matches("nats://").to_owned();
-    let line = Proxy::start(address).await?;
-    line.delay(Duration::from_millis(20));
-    access.url = line.url();
-    let far = Connection::open(&access, "far", PATIENCE, &Metrics::new()).await?;
-    let begun = Instant::now();
-    let artifact = artifacts::upload_bytes(&far, "site", "job", vec![7; bytes].into()).await?;
-    let up = begun.elapsed().as_secs_f64();
-    let begun = Instant::now();
-    artifacts::download_bytes(&far, &artifact).await?;
-    Ok([up, begun.elapsed().as_secs_f64()].map(|seconds| bytes as f64 / 1e6 / seconds))
-}
-
-#[test]
-#[ignore = "a measurement: just overhead"]
-fn overhead_of_a_long_line() {
-    let [up, down] = runtime().block_on(over_a_long_line(120_000_000)).unwrap();
-    println!("\n120 MB over a line of 20 ms each way: {up:.0} MB/s up, {down:.0} MB/s down");
-}
-
-/// Bytes of the process's memory by its field of /proc/self/status.
-fn memory(field: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let kilobytes = line.and_then(|line| line.trim_matches([':', ' ', '\t', 'k', 'B']).trim().parse().ok());
-    kilobytes.unwrap_or(0) * 1024
-}
-
-#[test]
-#[ignore = "a measurement: just overhead"]
-fn overhead_of_averaging() {
-    let bytes = 120_000_000;
-    let folder = tempfile::tempdir().unwrap();
-    let stub = Stub {
-        scratch: folder.path().to_owned(),
-        bytes,
-    };
-    let source = vec![1u8; 4 * bytes];
-    let mut copy = vec![2u8; source.len()];
-    let begun = Instant::now();
-    copy.copy_from_slice(std::hint::black_box(&source));
-    std::hint::black_box(&copy);
-    let copied = source.len() as f64 / begun.elapsed().as_secs_f64() / 1e6;
-    drop((source, copy));
-    println!("\nmemory is copied at {copied:.0} MB/s");
-    for sites in [3, 30] {
-        let contributions: Vec<Contribution> = (0..sites)
-            .map(|site| {
-                let weights = folder.path().join(format!("{site}"));
-                safetensors::write(&stub.initial(), &weights).unwrap();
-                Contribution {
-                    site: format!("{site:02}"),
-                    weights,
-                    weight: 1 + site as u64,
-                }
-            })
-            .collect();
-        let before = (memory("RssAnon"), memory("VmRSS"));
-        let (done, watch) = (AtomicBool::new(false), || (memory("RssAnon"), memory("VmRSS")));
-        let (seconds, own, all) = std::thread::scope(|scope| {
-            let watching = scope.spawn(|| {
-                let mut most = (0, 0);
-                while !done.load(Ordering::Relaxed) {
-                    let now = watch();
-                    most = (most.0.max(now.0), most.1.max(now.1));
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                most
-            });
-            let begun = Instant::now();
-            let output = folder.path().join("average");
-            average(&contributions, &Rule::Mean, &output, &Unobserved).unwrap();
-            let seconds = begun.elapsed().as_secs_f64();
-            done.store(true, Ordering::Relaxed);
-            let (own, all) = watching.join().unwrap();
-            (
-                seconds,
-                own.saturating_sub(before.0),
-                all.saturating_sub(before.1),
-            )
-        });
-        let models = |held: u64| held as f64 / bytes as f64;
-        println!(
-            "average of {sites} sites, 120 MB each: {:.0} MB/s read, {:.2} models of memory of its own, {:.2} with mapped \
-             files",
-            (sites * bytes) as f64 / seconds / 1e6,
-            models(own),
-            models(all),
-        );
     }
 }
 

@@ -1,24 +1,18 @@
 //! Reading a stream by direct gets: no consumer is made, and what is asked for stands in the request.
 
-use std::time::Duration;
-
 use async_nats::{
     StatusCode,
     header::NATS_LAST_SEQUENCE,
     jetstream::{message::StreamMessage, stream::DirectGetErrorKind},
 };
 use bytes::Bytes;
-use futures::StreamExt;
-use tokio::time::timeout;
 
-use crate::{Error, clock, connection::Connection, tail::Tailed};
+use crate::{Error, ask::ask, clock, connection::Connection, tail::Tailed};
 
 /// Messages of one page.
 const MOST: usize = 256;
 /// Bytes of one page, but for the last message.
 const MOST_BYTES: usize = 16 << 20;
-/// A message that takes longer is lost.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The last message on a subject; none when there is none.
 pub(crate) async fn last(
@@ -42,33 +36,21 @@ pub(crate) async fn page(
     filter: &str,
     from: u64,
 ) -> Result<Vec<Tailed>, Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::request(format!("read {stream}"), error);
-    let client = connection.client();
-    let inbox = client.new_inbox();
-    let mut answers = client
-        .subscribe(inbox.clone())
-        .await
-        .map_err(|error| failed(&error))?;
     let filter = if filter.is_empty() { ">" } else { filter };
     let request = serde_json::json!({
         "seq": from.max(1), "next_by_subj": filter, "batch": MOST, "max_bytes": MOST_BYTES,
     });
-    client
-        .publish_with_reply(connection.direct_get(stream), inbox, request.to_string().into())
-        .await
-        .map_err(|error| failed(&error))?;
+    let (subject, wish) = (connection.direct_get(stream), format!("read {stream}"));
+    let mut answers = ask(connection, wish, subject, request.to_string().into()).await?;
     let mut page: Vec<Tailed> = Vec::new();
     loop {
-        let answer = timeout(PATIENCE, answers.next())
-            .await
-            .map_err(|error| failed(&error))?
-            .ok_or_else(|| failed(&"the connection was closed"))?;
+        let answer = answers.next().await?;
         match answer.status {
             None | Some(StatusCode::OK) => {}
             // Nothing there, and the end of the page.
             Some(StatusCode::NOT_FOUND) => return Ok(page),
             Some(status) if status.as_u16() == 204 => return Ok(page),
-            Some(status) => return Err(failed(&status)),
+            Some(status) => return Err(answers.failed(status)),
         }
         // Each message names the one before: none was lost on the way.
         let before: Option<u64> = answer
@@ -79,9 +61,9 @@ pub(crate) async fn page(
         if let (Some(last), Some(before)) = (page.last(), before)
             && last.sequence != before
         {
-            return Err(failed(&"a message was lost on the way"));
+            return Err(answers.failed("a message was lost on the way"));
         }
-        let message = StreamMessage::try_from(answer).map_err(|error| failed(&error))?;
+        let message = StreamMessage::try_from(answer).map_err(|error| answers.failed(error))?;
         page.push(Tailed {
             sequence: message.sequence,
             subject: message.subject.to_string(),

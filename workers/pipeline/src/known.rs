@@ -9,17 +9,16 @@ use bytes::Bytes;
 use futures::StreamExt;
 use schemas::event::{Accepted, Event};
 use serde::{Deserialize, Serialize};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::{
     Error,
+    ask::ask,
     connection::Connection,
     publish, streams, subjects,
     tail::{self, Tailed},
 };
 
-/// An answer that takes longer is lost.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// What is older is read again.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -86,30 +85,18 @@ pub async fn jobs_of(connection: &Connection, site: &str) -> Result<Vec<Known>, 
         let all = jobs(connection).await?;
         return Ok(all.into_iter().filter(|known| known.is_of(site)).collect());
     }
-    let failed = |error: &dyn std::fmt::Display| Error::request("ask which jobs have ended", error);
-    let client = connection.client();
-    let inbox = client.new_inbox();
-    let mut answers = client
-        .subscribe(inbox.clone())
-        .await
-        .map_err(|error| failed(&error))?;
-    client
-        .publish_with_reply(subjects::ask_jobs(site), inbox, Bytes::new())
-        .await
-        .map_err(|error| failed(&error))?;
+    let wish = "ask which jobs have ended";
+    let mut answers = ask(connection, wish, subjects::ask_jobs(site), Bytes::new()).await?;
     let mut known = Vec::new();
     loop {
-        let answer = timeout(PATIENCE, answers.next())
-            .await
-            .map_err(|error| failed(&error))?
-            .ok_or_else(|| failed(&"the connection was closed"))?;
+        let answer = answers.next().await?;
         if let Some(status) = answer.status {
-            return Err(failed(&format!("no orchestrator answers ({status})")));
+            return Err(answers.failed(format!("no orchestrator answers ({status})")));
         }
         match schemas::parse(&answer.payload)? {
             Answer::Job(job) => known.push(*job),
             Answer::End(count) if count == known.len() => return Ok(known),
-            Answer::End(_) => return Err(failed(&"an answer was lost on the way")),
+            Answer::End(_) => return Err(answers.failed("an answer was lost on the way")),
         }
     }
 }

@@ -17,6 +17,7 @@
 pub mod admin;
 pub mod archive;
 pub mod artifacts;
+mod ask;
 pub mod client;
 pub mod clock;
 pub mod conductor;

@@ -271,12 +271,7 @@ pub fn durable_of(name: &str) -> Option<(&str, Phase)> {
 pub fn check_artifact(path: &str, artifact: &ArtifactRef) -> Result<(), schemas::Invalid> {
     names::check_token(&format!("{path}.owner"), &artifact.owner)?;
     names::check_token(&format!("{path}.job"), &artifact.job)?;
-    let hexadecimal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    if artifact.digest.len() != 64 || !artifact.digest.bytes().all(hexadecimal) {
-        let reason = format!("{:?}: expected 64 lower-case hexadecimal digits", artifact.digest);
-        return Err(schemas::Invalid::new(format!("{path}.digest"), reason));
-    }
-    Ok(())
+    names::check_digest(&format!("{path}.digest"), &artifact.digest)
 }
 
 #[cfg(test)]

@@ -7,8 +7,6 @@
 pub const SCALE: f64 = 4_294_967_296.0;
 /// What a weight's size must stay below.
 pub const RANGE: f32 = 1_024.0;
-/// The most that the sites may count together.
-pub const LARGEST_TOTAL: u64 = (1 << 21) - 1;
 
 /// A weight as an integer, times what its site counts; none where it is out of range or not finite.
 pub fn encode(value: f32, weight: u64) -> Option<u64> {
@@ -27,6 +25,8 @@ pub fn decode(sum: u64, total: u64) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use schemas::masking::LARGEST_TOTAL;
+
     use super::*;
 
     #[test]

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use rayon::prelude::*;
+use schemas::masking::LARGEST_TOTAL;
 
 use super::{
-    fixed_point::{self, LARGEST_TOTAL, RANGE},
+    fixed_point::{self, RANGE},
     group::Group,
     mask::Stream,
     secret::Secret,

@@ -28,7 +28,7 @@ mod sum;
 mod tests;
 
 pub use self::{
-    fixed_point::{LARGEST_TOTAL, RANGE, SCALE},
+    fixed_point::{RANGE, SCALE},
     group::{Group, Member, PublicKeys},
     hidden::hide,
     masked::{Own, mask},

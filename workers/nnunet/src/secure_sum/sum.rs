@@ -3,17 +3,11 @@
 use std::{collections::BTreeMap, path::Path};
 
 use rayon::prelude::*;
+use schemas::masking::LARGEST_TOTAL;
 use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-use super::{
-    Bytes32,
-    fixed_point::{self, LARGEST_TOTAL},
-    group::Group,
-    mask::Stream,
-    masked::CHUNK,
-    shamir,
-};
+use super::{Bytes32, fixed_point, group::Group, mask::Stream, masked::CHUNK, shamir};
 use crate::{
     Error, Result,
     average::Contribution,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha20Rng;
+use schemas::masking::LARGEST_TOTAL;
 
 use super::{masked::CHUNK, *};
 use crate::{

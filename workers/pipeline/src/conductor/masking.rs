@@ -8,8 +8,8 @@
 
 use schemas::{
     event::{Event, Release},
-    masking::{SealedShares, SignedKeys, SiteShares, Unmasking},
-    names::Phase,
+    masking::{LARGEST_TOTAL, SealedShares, SignedKeys, SiteShares, Unmasking},
+    names::{self, Phase},
     task::{Failure, TaskInput, TaskOutput, Update},
 };
 
@@ -121,9 +121,6 @@ pub(super) fn after_unmasking(job: &Job<'_>, outputs: &Outputs) -> Result<Event,
     train::average(job, round, &trained, Some(unmasking))
 }
 
-/// What masked updates may count together, so that their sum is known from its bits.
-pub(super) const LARGEST_TOTAL: u64 = (1 << 21) - 1;
-
 /// Refuses updates that count too much.
 pub(super) fn check_total(updates: &[Update]) -> Result<(), Failure> {
     let total: u64 = updates.iter().map(|update| update.weight).sum();
@@ -207,15 +204,5 @@ pub(super) fn check_told(
 }
 
 fn check_digits(name: &str, digits: &str, bytes: usize) -> Result<(), String> {
-    let hexadecimal = digits
-        .bytes()
-        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    if digits.len() == 2 * bytes && hexadecimal {
-        return Ok(());
-    }
-    Err(format!(
-        "{name} has {} characters: expected {} lower-case hexadecimal digits",
-        digits.len(),
-        2 * bytes
-    ))
+    names::check_hex(name, digits, bytes).map_err(|error| error.to_string())
 }

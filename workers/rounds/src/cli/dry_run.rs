@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use nnunet::survey::oddities;
 use pipeline::client::{Client, State};
 use schemas::{
@@ -53,14 +53,16 @@ pub async fn run(client: &Client, mut message: JobMessage) -> anyhow::Result<()>
             _ => {}
         }
     }
-    let labels = labels.context("no site has told of its labels")?;
-    let labels: DatasetJson = schemas::parse(labels.to_string().as_bytes())?;
+    // A job that goes on takes no inventory.
+    let labels: Option<DatasetJson> = labels
+        .map(|labels| schemas::parse(labels.to_string().as_bytes()))
+        .transpose()?;
     print(&sites, iterations);
     let surveys: Vec<_> = sites
         .iter()
         .map(|(site, survey)| (site.clone(), survey.data.clone()))
         .collect();
-    let odd = oddities(&surveys, &|label| name(&labels, label));
+    let odd = oddities(&surveys, &|label| name(labels.as_ref(), label));
     println!();
     match odd.is_empty() {
         true => println!("No site is odd beside the others."),
@@ -134,11 +136,9 @@ fn words(duration: Duration) -> String {
 }
 
 /// A label's name in dataset.json.
-fn name(dataset_json: &DatasetJson, label: u16) -> String {
-    let named = dataset_json
-        .labels()
-        .iter()
-        .find(|(_, values)| values.values() == [label]);
+fn name(dataset_json: Option<&DatasetJson>, label: u16) -> String {
+    let labels = dataset_json.map(DatasetJson::labels);
+    let named = labels.and_then(|labels| labels.iter().find(|(_, values)| values.values() == [label]));
     named.map_or_else(|| format!("label {label}"), |(name, _)| name.clone())
 }
 

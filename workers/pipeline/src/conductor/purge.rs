@@ -49,9 +49,19 @@ pub(super) fn while_running(job: &Job<'_>) -> Vec<Purge> {
     match (phase, pass) {
         (Phase::PlanVerify, _) => fingerprint_parts(job.record),
         (Phase::Average, 0) => updates(job.record, round),
-        (Phase::TrainRound, 0) => averages(job.record, job.accepted, round),
+        // As the round begins: the history is long, and what goes then is gone.
+        (Phase::TrainRound, 0) if !has_answers(job) => averages(job.record, job.accepted, round),
         _ => Vec::new(),
     }
+}
+
+/// Whether a site has done its part of the last step.
+fn has_answers(job: &Job<'_>) -> bool {
+    let Some(release) = job.record.releases.last() else {
+        return false;
+    };
+    let done = |site: &str| matches!(job.record.shard(release, site, 0), ShardState::Done(_));
+    release.work.iter().any(|work| done(&work.site))
 }
 
 /// What can go once a job has ended and no task is open.

@@ -252,7 +252,7 @@ fn what_does_not_answer_a_pass_counts_as_failed() {
                     keys.keys.masking.pop();
                 }
             },
-            "keys.masking has 63 characters",
+            "keys.masking: 63 characters",
         ),
         (
             3,

@@ -23,6 +23,9 @@ pub use seen::Seen;
 /// Metrics of an ended job are shown for so long: enough to be scraped and looked at.
 pub(super) const SERIES_KEPT: Duration = Duration::from_secs(3_600);
 
+/// Releases that are looked at again at each change.
+const STAY: usize = 4;
+
 /// The states of a job, as the label `state` names them.
 const STATES: [&str; 5] = ["running", "paused", "failed", "cancelled", "finished"];
 
@@ -54,10 +57,8 @@ pub(super) fn report(metrics: &Metrics, record: &Record, seen: &mut Seen) {
             .job_rounds_target
             .with_label_values(&job)
             .set(f64::from(training.num_rounds));
-        let averaged = |release: &&Release| {
-            release.phase == Phase::Average && release.pass == 0 && record.outputs(release).is_some()
-        };
-        let averages = record.releases.iter().filter(averaged).count();
+        let open = record.releases.get(times.settled..).unwrap_or_default();
+        let averages = times.averaged + open.iter().filter(|release| is_averaged(record, release)).count();
         metrics
             .job_rounds_completed
             .with_label_values(&job)
@@ -70,6 +71,29 @@ pub(super) fn report(metrics: &Metrics, record: &Record, seen: &mut Seen) {
         if last.is_some_and(|release| release.pass == 1 || record.outputs(release).is_some()) {
             dice(metrics, record, accepted);
         }
+    }
+    settle(record, times);
+}
+
+fn is_averaged(record: &Record, release: &Release) -> bool {
+    release.phase == Phase::Average && release.pass == 0 && record.outputs(release).is_some()
+}
+
+/// Counts the releases that were reported and change no more: a job of a thousand rounds is not looked through at each
+/// answer. The last few stay: what is said late is of them.
+fn settle(record: &Record, times: &mut Times) {
+    while let Some(release) = record.releases.get(times.settled)
+        && times.settled + STAY < record.releases.len()
+    {
+        let open = release.work.iter().any(|work| {
+            (0..work.shards)
+                .any(|shard| matches!(record.shard(release, &work.site, shard), ShardState::Open(_)))
+        });
+        if open {
+            return;
+        }
+        times.averaged += usize::from(is_averaged(record, release));
+        times.settled += 1;
     }
 }
 
@@ -102,7 +126,7 @@ fn state(metrics: &Metrics, record: &Record, accepted: &Accepted) {
 
 /// Counts what failed for good, and the updates that no average takes.
 fn failures(metrics: &Metrics, record: &Record, times: &mut Times) {
-    for release in &record.releases {
+    for release in record.releases.get(times.settled..).unwrap_or_default() {
         for work in &release.work {
             for shard in 0..work.shards {
                 let (key, code, dead) = match record.shard(release, &work.site, shard) {
@@ -177,7 +201,8 @@ fn round(metrics: &Metrics, record: &Record, job: &str, times: &Times) {
             .set(received as f64);
     }
     // In stream order: what a site said last stands.
-    for release in train_rounds() {
+    let open = record.releases.get(times.settled..).unwrap_or_default();
+    for release in open.iter().filter(|release| trains(release)) {
         for work in &release.work {
             if let ShardState::Done(output) = record.shard(release, &work.site, 0) {
                 trained(metrics, job, &work.site, output);
@@ -187,10 +212,7 @@ fn round(metrics: &Metrics, record: &Record, job: &str, times: &Times) {
             delays(metrics, job, times, Step::of(release));
         }
     }
-    let averages = record
-        .releases
-        .iter()
-        .filter(|release| release.phase == Phase::Average);
+    let averages = open.iter().filter(|release| release.phase == Phase::Average);
     for work in averages.flat_map(|release| &release.work) {
         let TaskInput::Average { updates, .. } = &work.input else {
             continue;
@@ -286,6 +308,14 @@ fn durations(metrics: &Metrics, job: &str, times: &mut Times) {
         .map(|step| step.round)
         .collect();
     for round in rounds {
+        let is_observed = |what| {
+            times
+                .observed
+                .contains(&(of_round(Phase::TrainRound, round), what))
+        };
+        if ["round", "train", "average"].into_iter().all(is_observed) {
+            continue;
+        }
         let (train, average) = (
             of_round(Phase::TrainRound, round),
             of_round(Phase::Average, round),

@@ -29,6 +29,10 @@ pub(super) struct Times {
     pub counted: HashSet<TaskKey>,
     /// Durations that were observed: a round, or a stage of it.
     pub observed: HashSet<(Step, &'static str)>,
+    /// How many releases, from the first, have been reported and change no more.
+    pub settled: usize,
+    /// Averages that are done among them.
+    pub averaged: usize,
 }
 
 impl Seen {
@@ -90,7 +94,8 @@ impl Times {
 
     /// When the first and the last of the sites answered a step.
     pub(super) fn answers(&self, step: Step) -> impl Iterator<Item = (&str, f64)> {
-        let own = self.answered.iter().filter(move |((other, _), _)| *other == step);
+        let own = self.answered.range((step, String::new())..);
+        let own = own.take_while(move |((other, _), _)| *other == step);
         own.map(|((_, site), at)| (&**site, *at))
     }
 }

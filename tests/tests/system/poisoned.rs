@@ -173,8 +173,10 @@ fn nnunet(work: &Path, arguments: &[&str]) -> Result<()> {
         command.env(format!("nnUNet_{name}"), work.join(folder));
     }
     let output = command.output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "{arguments:?}: {said}");
+    // Before its last line it says how far it was.
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().next_back().unwrap_or_default();
+    ensure!(output.status.success(), "{}: {said}", arguments[0]);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::{
     HeaderMap,
     jetstream::{
+        self,
         consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
         stream::ConsumerError,
     },
@@ -34,6 +35,23 @@ pub struct Tailed {
     pub headers: Option<HeaderMap>,
     /// When the server stored it, in seconds since 1970.
     pub time: f64,
+}
+
+impl Tailed {
+    /// A consumer's message, which must be its number `expected`, counted from 1: else one was lost on the way.
+    fn of(message: &jetstream::Message, expected: u64) -> Result<Self, String> {
+        let info = message.info().map_err(|error| error.to_string())?;
+        if info.consumer_sequence != expected {
+            return Err("a message was lost on the way".to_owned());
+        }
+        Ok(Self {
+            sequence: info.stream_sequence,
+            subject: message.subject.to_string(),
+            payload: message.payload.clone(),
+            headers: message.headers.clone(),
+            time: clock::of_server(info.published),
+        })
+    }
 }
 
 /// Sends a stream's messages that match a filter (empty: all) from sequence `from`, each once and in order.
@@ -93,19 +111,9 @@ async fn follow(
             Some(message) => message.map_err(|error| failed(&error))?,
             None => return Ok(()),
         };
-        let info = message.info().map_err(|error| failed(&error))?;
-        if info.consumer_sequence != expected {
-            return Err(failed(&"a message was lost on the way"));
-        }
+        let tailed = Tailed::of(&message, expected).map_err(|reason| failed(&reason))?;
         expected += 1;
-        let (sequence, time) = (info.stream_sequence, clock::of_server(info.published));
-        let tailed = Tailed {
-            sequence,
-            subject: message.subject.to_string(),
-            payload: message.payload.clone(),
-            headers: message.headers.clone(),
-            time,
-        };
+        let sequence = tailed.sequence;
         if sender.send(tailed).await.is_err() {
             return Ok(());
         }
@@ -219,18 +227,8 @@ async fn read_once(connection: &Connection, stream: &str, filter: &str) -> Resul
             };
             let message = message.ok_or_else(|| failed(&"the consumer ended"))?;
             let message = message.map_err(|error| failed(&error))?;
-            let info = message.info().map_err(|error| failed(&error))?;
-            if info.consumer_sequence != all.len() as u64 + 1 {
-                return Err(failed(&"a message was lost on the way"));
-            }
-            let (sequence, time) = (info.stream_sequence, clock::of_server(info.published));
-            all.push(Tailed {
-                sequence,
-                subject: message.subject.to_string(),
-                payload: message.payload.clone(),
-                headers: message.headers.clone(),
-                time,
-            });
+            let expected = all.len() as u64 + 1;
+            all.push(Tailed::of(&message, expected).map_err(|reason| failed(&reason))?);
         }
     }
     // It would end by itself, later.

@@ -57,19 +57,22 @@ pub fn survey(dataset: &RawDataset, observer: &dyn Observer) -> Result<DataSurve
     Ok(together(&cases, &labels, dataset.dataset_json.channels()))
 }
 
+/// Each label before anything was counted.
+fn no_classes(labels: &[u16], channels: usize) -> Vec<Class> {
+    let class = Class {
+        sums: vec![0.0; channels],
+        ..Class::default()
+    };
+    vec![class; labels.len()]
+}
+
 fn of_case(dataset: &RawDataset, case: &RawCase, labels: &[u16]) -> Result<Case> {
     let (image, segmentation) = dataset.read(case)?;
     let segmentation =
         segmentation.ok_or_else(|| Error::bad_case(&case.identifier, "it has no segmentation"))?;
     let channels = image.data.len_of(Axis(0));
     let voxel: f64 = image.spacing.iter().product();
-    let mut classes = vec![
-        Class {
-            sums: vec![0.0; channels],
-            ..Class::default()
-        };
-        labels.len()
-    ];
+    let mut classes = no_classes(labels, channels);
     let mut squares = vec![0.0; channels];
     for (channel, values) in image.data.axis_iter(Axis(0)).enumerate() {
         for (&label, &value) in segmentation.labels.iter().zip(values) {
@@ -100,13 +103,7 @@ fn of_case(dataset: &RawDataset, case: &RawCase, labels: &[u16]) -> Result<Case>
 fn together(cases: &[Case], labels: &[u16], channels: usize) -> DataSurvey {
     let axis = |of: fn(&Case) -> [f64; 3], axis: usize| median(cases.iter().map(|case| of(case)[axis]));
     let each = |of: fn(&Case) -> [f64; 3]| [axis(of, 0), axis(of, 1), axis(of, 2)];
-    let mut classes = vec![
-        Class {
-            sums: vec![0.0; channels],
-            ..Class::default()
-        };
-        labels.len()
-    ];
+    let mut classes = no_classes(labels, channels);
     let mut squares = vec![0.0; channels];
     for case in cases {
         for (all, own) in classes.iter_mut().zip(&case.classes) {

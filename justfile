@@ -93,6 +93,10 @@ compare-federated data work rounds="20" iterations="10": setup setup-oracle buil
 study data work *arguments: setup setup-oracle build
     .tools/oracle/bin/python tests/oracle/study.py {{ data }} {{ work }} target/release/rounds {{ arguments }}
 
+# Train one fold with Rounds and with Python nnU-Net, over seeds; two hours on two cores. See tests/oracle/seeds.py
+seeds data work *arguments: setup setup-oracle build
+    .tools/oracle/bin/python tests/oracle/seeds.py {{ data }} {{ work }} target/release/rounds {{ arguments }}
+
 # Train five sites, one of which sends poisoned weights, by each average; held-out Dice. Hours on two cores
 poisoned data rounds="20" iterations="10": setup
     cargo build --release --workspace

@@ -1,12 +1,13 @@
 """Rounds beside Python nnU-Net, command against command, in the same run on the same cores; `just bench`.
 
-bench.py ROUNDS MNI [--data FOLDER] [--runs N] [--cores N] [--only predict|export]
+bench.py ROUNDS MNI [--data FOLDER] [--runs N] [--cores N] [--only train|predict|export]
 
 ROUNDS is the program, MNI the folder of the template; FOLDER holds nnU-Net raw data sets of one kind, which are pooled
-(the hippocampus data), else the isotropic cut of the template is taken. With --only predict the prediction is measured
-alone; with --only export that of one scan of 512 x 512 x 400 voxels and 20 classes with a tiny network, nearly all of
-which is export: it takes Python minutes and 10 GB of memory, and is not measured otherwise. Prints, for each command, the median wall
-time, processor time and the memory of its largest process, and the ratio Python to Rounds. Asserts nothing.
+(the hippocampus data), else the isotropic cut of the template is taken. With --only train or predict that is measured
+alone; with --only export the prediction of one scan of 512 x 512 x 400 voxels and 20 classes with a tiny network, nearly
+all of which is export: it takes Python minutes and 10 GB of memory, and is not measured otherwise. Prints, for each
+command, the median wall time, processor time and the memory of its largest process, and the ratio Python to Rounds.
+Asserts nothing. Training and prediction in bfloat16 are measured where the processor multiplies in it.
 """
 
 import argparse
@@ -27,6 +28,9 @@ import stages
 
 # Of a training epoch.
 ITERATIONS = 10
+
+# Whether the processor multiplies in bfloat16; where it does not, that is many times slower.
+BFLOAT16 = any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512_bf16", "amx_bf16"))
 
 
 def pool(sites, folder):
@@ -118,13 +122,13 @@ class Bench:
         self.ours = os.environ | shared | {"nnUNet_preprocessed": str(root / "ours")}
         self.theirs = os.environ | shared | {"nnUNet_preprocessed": str(root / "theirs")}
 
-    def both(self, what, verb, *flags, prepare=lambda: None, output=False):
+    def both(self, what, verb, *flags, prepare=lambda: None, output=False, ours=()):
         samples = []
         for _ in range(self.runs):
             prepare()
             out = [["-o", self.root / f"{side}-out"] if output else [] for side in ("ours", "theirs")]
             samples.append((
-                measure([self.rounds, "nnunet", verb, *flags, *out[0]], self.ours, self.cores),
+                measure([self.rounds, "nnunet", verb, *flags, *ours, *out[0]], self.ours, self.cores),
                 measure([self.python / f"nnUNetv2_{verb.replace('-', '_')}", *flags, *out[1]], self.theirs,
                         self.cores)))
         figures = (zip(*(sample[side] for sample in samples)) for side in (0, 1))
@@ -161,8 +165,15 @@ class Bench:
                   self.ours, self.cores, epoch, 2)
         b = until([self.python / "python", Path(__file__).parent / "training.py", number, str(ITERATIONS)],
                   self.theirs, self.cores, epoch, 2)
+        self.iteration("train, an iteration, 3d_fullres", a, b)
+        if BFLOAT16:
+            a = until([*self.trainer(number), *short, "-tr", "nnUNetTrainer_5epochs", "--disable_checkpointing",
+                       "--bfloat16"], self.ours, self.cores, epoch, 2)
+            self.iteration("the same in bfloat16", a, b)
+
+    def iteration(self, what, a, b):
         a, b = (float(seconds[1]) / ITERATIONS for seconds in (a, b))
-        print(f"{'train, an iteration, 3d_fullres':<34}{a:>10.2f}{b:>26.2f}{b / a:>24.1f}", flush=True)
+        print(f"{what:<34}{a:>10.2f}{b:>26.2f}{b / a:>24.1f}", flush=True)
 
     def predict(self, number, name):
         # Any model will do to measure prediction.
@@ -174,8 +185,11 @@ class Bench:
         for scan in sorted((self.root / "nnUNet_raw" / name / "imagesTr").iterdir())[:20]:
             (scans / scan.name).symlink_to(scan)
         count = len(list(scans.iterdir()))
-        self.both(f"predict, {count} scans, mirrored", "predict-from-modelfolder", "-i", scans, "-m", model, "-f",
-                  "all", "-device", "cpu", "-npp", self.processes, "-nps", self.processes, output=True)
+        flags = ["-i", scans, "-m", model, "-f", "all", "-device", "cpu", "-npp", self.processes, "-nps",
+                 self.processes]
+        self.both(f"predict, {count} scans, mirrored", "predict-from-modelfolder", *flags, output=True)
+        if BFLOAT16:
+            self.both("the same in bfloat16", "predict-from-modelfolder", *flags, output=True, ours=["--bfloat16"])
 
     def export(self, name):
         large_case.make(self.root / "ours" / name / "nnUNetPlans.json", self.root / "large", 400, 20)
@@ -197,7 +211,7 @@ def main():
     parser.add_argument("mni", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--only", choices=("predict", "export"))
+    parser.add_argument("--only", choices=("train", "predict", "export"))
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
     cores = set(sorted(os.sched_getaffinity(0))[: arguments.cores])
@@ -221,6 +235,10 @@ def main():
                 measure([bench.rounds, "nnunet", command, "-d", number, *flags], bench.ours, cores)
             if arguments.only == "export":
                 return bench.export(name)
+            if arguments.only == "train":
+                measure([bench.python / "nnUNetv2_plan_and_preprocess", "-d", number, "-c", "3d_fullres"], bench.theirs,
+                        cores)
+                return bench.train(number)
         else:
             large(arguments.mni, root / "nnUNet_raw/Dataset106_Volume")
             bench.prepare(number, name, len(list((root / "nnUNet_raw" / name / "labelsTr").iterdir())))

@@ -27,11 +27,11 @@ fn model(bytes: usize) -> StateDict {
     weights
 }
 
-/// Bytes of the process's memory by its field of /proc/self/status.
-fn memory(field: &str) -> u64 {
+/// Bytes of the process's memory, mapped files among them.
+fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let kilobytes = line.and_then(|line| line.trim_matches([':', ' ', '\t', 'k', 'B']).trim().parse().ok());
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
     kilobytes.unwrap_or(0) * 1024
 }
 
@@ -60,14 +60,13 @@ fn overhead_of_averaging() {
                 }
             })
             .collect();
-        let before = (memory("RssAnon"), memory("VmRSS"));
-        let (done, watch) = (AtomicBool::new(false), || (memory("RssAnon"), memory("VmRSS")));
-        let (seconds, own, all) = std::thread::scope(|scope| {
+        let before = memory();
+        let done = AtomicBool::new(false);
+        let (seconds, most) = std::thread::scope(|scope| {
             let watching = scope.spawn(|| {
-                let mut most = (0, 0);
+                let mut most = 0;
                 while !done.load(Ordering::Relaxed) {
-                    let now = watch();
-                    most = (most.0.max(now.0), most.1.max(now.1));
+                    most = most.max(memory());
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 most
@@ -77,20 +76,12 @@ fn overhead_of_averaging() {
             average(&contributions, &Rule::Mean, &output, &Unobserved).unwrap();
             let seconds = begun.elapsed().as_secs_f64();
             done.store(true, Ordering::Relaxed);
-            let (own, all) = watching.join().unwrap();
-            (
-                seconds,
-                own.saturating_sub(before.0),
-                all.saturating_sub(before.1),
-            )
+            (seconds, watching.join().unwrap())
         });
-        let models = |held: u64| held as f64 / bytes as f64;
         println!(
-            "average of {sites} sites, 120 MB each: {:.0} MB/s read, {:.2} models of memory of its own, {:.2} with mapped \
-             files",
+            "average of {sites} sites, 120 MB each: {:.0} MB/s read, {:.2} models of memory",
             (sites * bytes) as f64 / seconds / 1e6,
-            models(own),
-            models(all),
+            most.saturating_sub(before) as f64 / bytes as f64,
         );
     }
 }

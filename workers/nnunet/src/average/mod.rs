@@ -1,7 +1,7 @@
 //! The average of a round: the weighted mean of the sites' weights (McMahan et al., arXiv 1602.05629), and of their
 //! momentum where it travels with them; or what a few sites cannot drag away.
 //!
-//! Works tensor by tensor on mapped files, which it lets go of behind it, and needs no libtorch: memory of a tensor,
+//! Works tensor by tensor and needs no libtorch: while one is averaged, the one before is written. Memory of two tensors,
 //! whatever the number of sites.
 
 mod norm_bound;
@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use self::rule::Values;
 pub use self::{norm_bound::Bounded, rule::Rule};
 
 use crate::{
     Error, Result,
-    checkpoint::safetensors::{MappedTensors, Writer, check_shapes},
+    checkpoint::safetensors::{TensorFile, Writer, check_shapes},
     progress::Observer,
     update::weight_of_momentum,
 };
@@ -42,7 +43,8 @@ pub struct Averaged {
     pub bounded: Vec<Bounded>,
 }
 
-/// Writes the average of `contributions` by `rule` to `output` as safetensors.
+/// Writes the average of `contributions` by `rule` to `output` as safetensors. The file is not synced: what is to outlive
+/// a power cut is stored from it.
 ///
 /// Sums run in f64 in the order of the sites' names, so that they do not depend on who answered first.
 /// The tensors keep the order of the first site. A momentum buffer that a site does not have counts as 0 there.
@@ -66,9 +68,9 @@ pub fn average(
     }
     rule.check(&ordered)?;
 
-    let files: Vec<MappedTensors> = ordered
+    let files: Vec<TensorFile> = ordered
         .iter()
-        .map(|c| MappedTensors::open(&c.weights))
+        .map(|c| TensorFile::open(&c.weights))
         .collect::<Result<_>>()?;
     let shapes = shapes(&ordered, &files)?;
     let bound = match rule {
@@ -82,67 +84,86 @@ pub fn average(
         )?),
         _ => None,
     };
-    let factors = bound.as_ref().map(|bound| &*bound.factors);
+    let sites = Sites {
+        ordered: &ordered,
+        files: &files,
+        rule,
+        bound: bound.as_ref(),
+    };
 
     let mut writer = Writer::<f32>::create(output, &shapes)?;
+    let mut before: Option<Vec<f32>> = None;
     for (done, (name, shape)) in shapes.iter().enumerate() {
         if observer.stop_requested() {
             return Err(Error::Stopped);
         }
-        // A site without a buffer of momentum takes no part in its tensor.
-        let present: Vec<(usize, &[[u8; 4]])> = files
-            .iter()
-            .enumerate()
-            .filter_map(|(place, file)| Some((place, file.bytes(name)?.as_chunks().0)))
-            .collect();
-        let base = bound.as_ref().and_then(|bound| bound.base.bytes(name));
-        let base: Option<&[[u8; 4]]> = base.map(|bytes| bytes.as_chunks().0);
-        let mut mean = vec![0f32; shape.iter().product()];
-        mean.par_chunks_mut(CHUNK)
-            .enumerate()
-            .try_for_each(|(chunk, out)| {
-                let from = chunk * CHUNK;
-                let range = from..from + out.len();
-                let inputs: Vec<(usize, &[[u8; 4]])> = present
-                    .iter()
-                    .map(|(place, values)| (*place, &values[range.clone()]))
-                    .collect();
-                for (place, values) in &inputs {
-                    if !values.iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite()) {
-                        return Err(Error::invalid(
-                            format!("site {}", ordered[*place].site),
-                            format!("tensor {name} holds a value that is not finite"),
-                        ));
-                    }
-                }
-                match (rule, base, factors) {
-                    (Rule::BoundedMean { .. }, Some(base), Some(factors)) => {
-                        rule::bounded_mean(&ordered, &inputs, &base[range], factors, out);
-                    }
-                    (Rule::Median, ..) => rule::median(&inputs, out),
-                    (Rule::TrimmedMean { trim }, ..) => rule::trimmed_mean(&inputs, *trim, out),
-                    _ => rule::mean(&ordered, &inputs, out),
-                }
-                for (place, values) in &inputs {
-                    files[*place].release(values.as_flattened());
-                }
-                Ok(())
-            })?;
-        // What lies around a page that was read comes with it.
-        for (place, values) in &present {
-            files[*place].release(values.as_flattened());
-        }
-        writer.push(&mean)?;
+        let write = || before.as_deref().map_or(Ok(()), |before| writer.push(before));
+        let (written, mean) = rayon::join(write, || sites.average(name, shape.iter().product()));
+        written?;
+        before = Some(mean?);
         observer.advanced("tensors averaged", done + 1, shapes.len());
     }
+    if let Some(before) = before {
+        writer.push(&before)?;
+    }
     Ok(Averaged {
-        digest: writer.finish()?,
+        digest: writer.finish_scratch()?,
         bounded: bound.map(|bound| bound.bounded).unwrap_or_default(),
     })
 }
 
+/// What is averaged, and how.
+struct Sites<'a> {
+    ordered: &'a [&'a Contribution],
+    files: &'a [TensorFile],
+    rule: &'a Rule,
+    bound: Option<&'a norm_bound::Bound>,
+}
+
+impl Sites<'_> {
+    /// One tensor's average.
+    fn average(&self, name: &str, values: usize) -> Result<Vec<f32>> {
+        // A site without a buffer of momentum takes no part in its tensor.
+        let present: Vec<usize> = (0..self.files.len())
+            .filter(|place| self.files[*place].has(name))
+            .collect();
+        let bound = self.bound.filter(|bound| bound.base.has(name));
+        let mut mean = vec![0f32; values];
+        mean.par_chunks_mut(CHUNK).enumerate().try_for_each_init(
+            || vec![[0; 4]; CHUNK * (present.len() + 1)],
+            |buffer, (chunk, out)| {
+                let (base, buffer) = buffer.split_at_mut(CHUNK);
+                let mut inputs: Vec<Values> = Vec::with_capacity(present.len());
+                for (place, buffer) in present.iter().zip(buffer.chunks_mut(CHUNK)) {
+                    let values = &mut buffer[..out.len()];
+                    self.files[*place].read(name, chunk * CHUNK, values.as_flattened_mut())?;
+                    if !values.iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite()) {
+                        return Err(Error::invalid(
+                            format!("site {}", self.ordered[*place].site),
+                            format!("tensor {name} holds a value that is not finite"),
+                        ));
+                    }
+                    inputs.push((*place, values));
+                }
+                match (self.rule, bound) {
+                    (Rule::BoundedMean { .. }, Some(bound)) => {
+                        let base = &mut base[..out.len()];
+                        bound.base.read(name, chunk * CHUNK, base.as_flattened_mut())?;
+                        rule::bounded_mean(self.ordered, &inputs, base, &bound.factors, out);
+                    }
+                    (Rule::Median, _) => rule::median(&inputs, out),
+                    (Rule::TrimmedMean { trim }, _) => rule::trimmed_mean(&inputs, *trim, out),
+                    _ => rule::mean(self.ordered, &inputs, out),
+                }
+                Ok(())
+            },
+        )?;
+        Ok(mean)
+    }
+}
+
 /// The tensors of all sites, which must have the same.
-fn shapes(ordered: &[&Contribution], files: &[MappedTensors]) -> Result<Vec<(String, Vec<usize>)>> {
+fn shapes(ordered: &[&Contribution], files: &[TensorFile]) -> Result<Vec<(String, Vec<usize>)>> {
     let Some(first) = files.first() else {
         return Ok(Vec::new());
     };
@@ -179,5 +200,5 @@ fn shapes(ordered: &[&Contribution], files: &[MappedTensors]) -> Result<Vec<(Str
     Ok(expected.into_iter().collect())
 }
 
-/// Values that one thread averages at a time.
-const CHUNK: usize = 1 << 16;
+/// Values that one thread averages at a time: those of a few sites fit its processor's cache.
+const CHUNK: usize = 1 << 14;

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::{CHUNK, Contribution};
+use super::Contribution;
 use crate::{
     Error, Result,
-    checkpoint::safetensors::{MappedTensors, check_shapes},
+    checkpoint::safetensors::{TensorFile, check_shapes},
     progress::Observer,
     update::weight_of_momentum,
 };
@@ -26,7 +26,7 @@ pub struct Bounded {
 /// What is known before the first tensor is averaged.
 pub(super) struct Bound {
     /// The weights that the round started from.
-    pub base: MappedTensors,
+    pub base: TensorFile,
     /// By how much each site's update is multiplied, in site order.
     pub factors: Vec<f64>,
     /// Those that are scaled down.
@@ -36,13 +36,13 @@ pub(super) struct Bound {
 /// Measures all updates. Sums run chunk after chunk, however many threads there are.
 pub(super) fn measure(
     ordered: &[&Contribution],
-    files: &[MappedTensors],
+    files: &[TensorFile],
     shapes: &[(String, Vec<usize>)],
     norm_bound: f64,
     base: &Path,
     observer: &dyn Observer,
 ) -> Result<Bound> {
-    let base = MappedTensors::open(base)?;
+    let base = TensorFile::open(base)?;
     let expected = shapes.iter().cloned().collect();
     // An earlier job may have averaged momentum too.
     let mut found = base.shapes();
@@ -56,13 +56,12 @@ pub(super) fn measure(
     let mut norms = Vec::with_capacity(files.len());
     for (contribution, file) in ordered.iter().zip(files) {
         let mut sum = 0f64;
-        for (name, _) in shapes {
+        for (name, shape) in shapes {
             if observer.stop_requested() {
                 return Err(Error::Stopped);
             }
-            if let (Some(values), Some(base)) = (file.bytes(name), base.bytes(name)) {
-                sum += squared_distance(values.as_chunks().0, base.as_chunks().0);
-                file.release(values);
+            if file.has(name) && base.has(name) {
+                sum += squared_distance(name, shape.iter().product(), file, &base)?;
             }
         }
         if !sum.is_finite() {
@@ -91,18 +90,27 @@ pub(super) fn measure(
     })
 }
 
-fn squared_distance(values: &[[u8; 4]], base: &[[u8; 4]]) -> f64 {
-    let chunks: Vec<f64> = values
-        .par_chunks(CHUNK)
-        .zip(base.par_chunks(CHUNK))
-        .map(|(values, base)| {
-            let differences = values.iter().zip(base).map(|(value, base)| {
-                f64::from(f32::from_le_bytes(*value)) - f64::from(f32::from_le_bytes(*base))
-            });
-            differences.map(|difference| difference * difference).sum()
-        })
-        .collect();
-    chunks.into_iter().sum()
+/// Values that are added up before their sum is: another number is another sum.
+const CHUNK: usize = 1 << 16;
+
+fn squared_distance(name: &str, count: usize, file: &TensorFile, base: &TensorFile) -> Result<f64> {
+    let chunks: Vec<f64> = (0..count.div_ceil(CHUNK))
+        .into_par_iter()
+        .map_init(
+            || (vec![[0; 4]; CHUNK], vec![[0; 4]; CHUNK]),
+            |(values, origins), chunk| {
+                let length = CHUNK.min(count - chunk * CHUNK);
+                let (values, origins) = (&mut values[..length], &mut origins[..length]);
+                file.read(name, chunk * CHUNK, values.as_flattened_mut())?;
+                base.read(name, chunk * CHUNK, origins.as_flattened_mut())?;
+                let differences = values.iter().zip(origins).map(|(value, origin)| {
+                    f64::from(f32::from_le_bytes(*value)) - f64::from(f32::from_le_bytes(*origin))
+                });
+                Ok(differences.map(|difference| difference * difference).sum())
+            },
+        )
+        .collect::<Result<_>>()?;
+    Ok(chunks.into_iter().sum())
 }
 
 fn median(norms: &[f64]) -> f64 {

@@ -6,13 +6,14 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, Write},
+    io::Write,
     marker::PhantomData,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
 use indexmap::IndexMap;
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -59,7 +60,7 @@ pub fn write(state: &StateDict, path: &Path) -> Result<String> {
 
 /// The state in the file `path`. Errors as in [`from_bytes`].
 pub fn read(path: &Path) -> Result<StateDict> {
-    MappedTensors::open(path)?.state()
+    TensorFile::open(path)?.state()
 }
 
 /// The sha256 of `bytes` in hexadecimal digits.
@@ -98,45 +99,53 @@ pub trait Value: Copy {
     const DTYPE: Dtype;
     /// Bytes of one.
     const SIZE: usize;
-    /// Adds its little-endian bytes.
-    fn put(self, bytes: &mut Vec<u8>);
+    /// Puts the little-endian bytes of `values` in the place of `bytes`.
+    fn put(values: &[Self], bytes: &mut Vec<u8>);
 }
 
 impl Value for f32 {
     const DTYPE: Dtype = Dtype::F32;
     const SIZE: usize = 4;
-    fn put(self, bytes: &mut Vec<u8>) {
-        bytes.extend(self.to_le_bytes());
+    fn put(values: &[Self], bytes: &mut Vec<u8>) {
+        bytes.resize(values.len() * Self::SIZE, 0);
+        for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+            *bytes = value.to_le_bytes();
+        }
     }
 }
 
 impl Value for u64 {
     const DTYPE: Dtype = Dtype::U64;
     const SIZE: usize = 8;
-    fn put(self, bytes: &mut Vec<u8>) {
-        bytes.extend(self.to_le_bytes());
+    fn put(values: &[Self], bytes: &mut Vec<u8>) {
+        bytes.resize(values.len() * Self::SIZE, 0);
+        for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+            *bytes = value.to_le_bytes();
+        }
     }
 }
 
-/// A safetensors file in memory by mapping: a tensor is read when it is asked for.
-pub struct MappedTensors<T = f32> {
+/// A safetensors file whose tensors are read when they are asked for.
+pub struct TensorFile<T = f32> {
     values: PhantomData<T>,
     path: PathBuf,
+    file: File,
     map: Mmap,
     data_start: usize,
     tensors: IndexMap<String, (Vec<usize>, usize, usize)>,
 }
 
-impl<T: Value> MappedTensors<T> {
-    /// Maps `path` and checks its header against its size. The file must not change while it is mapped.
+impl<T: Value> TensorFile<T> {
+    /// Opens `path` and checks its header against its size. The file must not change while it is open.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         // SAFETY: artifacts are written to a temporary, renamed, and never changed.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         let Parsed { data_start, tensors } = parse::<T>(&map, path)?;
-        Ok(MappedTensors {
+        Ok(TensorFile {
             values: PhantomData,
             path: path.to_owned(),
+            file,
             map,
             data_start,
             tensors,
@@ -151,35 +160,29 @@ impl<T: Value> MappedTensors<T> {
             .collect()
     }
 
-    /// The little-endian bytes of a tensor's values; `None` where there is none of this name.
-    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
-        let (_, start, end) = self.tensors.get(name)?;
-        self.map.get(self.data_start + start..self.data_start + end)
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
-    /// Lets go of the memory behind some of this file's [`bytes`](Self::bytes), which were read for now: whoever looks at
-    /// many files at once would hold all of them. Read again, they come back.
-    pub fn release(&self, bytes: &[u8]) {
-        let offset = (bytes.as_ptr() as usize).checked_sub(self.map.as_ptr() as usize);
-        let Some(offset) = offset.filter(|offset| offset + bytes.len() <= self.map.len()) else {
-            return;
-        };
-        // SAFETY: nobody writes to the map, so what is let go of is read from the file again.
-        let advised = unsafe {
-            self.map
-                .unchecked_advise_range(UncheckedAdvice::DontNeed, offset, bytes.len())
-        };
-        // Memory that is not let go of is no error.
-        drop(advised);
-    }
-
-    /// The sha256 of the file in hexadecimal digits.
-    pub fn digest(&self) -> String {
-        digest(&self.map)
+    /// Fills `bytes` with a tensor's values, little-endian, from value `first` on. What is read is copied, not mapped:
+    /// whoever looks at many files at once holds no more of them than these bytes.
+    pub fn read(&self, name: &str, first: usize, bytes: &mut [u8]) -> Result<()> {
+        let tensor = self.tensors.get(name);
+        let at = tensor.and_then(|(_, start, end)| {
+            let at = start.checked_add(first.checked_mul(T::SIZE)?)?;
+            (at.checked_add(bytes.len())? <= *end).then_some(self.data_start + at)
+        });
+        let at = at.ok_or_else(|| {
+            let reason = format!("tensor {name} has no {} bytes from value {first} on", bytes.len());
+            Error::bad_file(&self.path, reason)
+        })?;
+        let read = self.file.read_exact_at(bytes, at as u64);
+        read.map_err(Error::io(&self.path))
     }
 }
 
-impl MappedTensors {
+impl TensorFile {
     /// All tensors. Errors name the first that is not finite.
     pub fn state(&self) -> Result<StateDict> {
         let parsed = Parsed {
@@ -195,7 +198,7 @@ pub struct Writer<T = f32> {
     values: PhantomData<T>,
     path: PathBuf,
     temporary: PathBuf,
-    file: BufWriter<File>,
+    file: File,
     hash: Sha256,
     shapes: std::vec::IntoIter<(String, Vec<usize>)>,
 }
@@ -210,7 +213,7 @@ impl<T: Value> Writer<T> {
             values: PhantomData,
             path: path.to_owned(),
             temporary,
-            file: BufWriter::with_capacity(1 << 20, file),
+            file,
             hash: Sha256::new(),
             shapes: Vec::from(shapes).into_iter(),
         };
@@ -230,28 +233,28 @@ impl<T: Value> Writer<T> {
                 format!("tensor {name} of shape {shape:?} has {} values", values.len()),
             ));
         }
-        let mut bytes = Vec::with_capacity(T::SIZE << 16);
+        let mut bytes = Vec::new();
         for chunk in values.chunks(1 << 16) {
-            bytes.clear();
-            chunk.iter().for_each(|value| value.put(&mut bytes));
+            T::put(chunk, &mut bytes);
             self.put(&bytes)?;
         }
         Ok(())
     }
 
-    /// Completes the file under its name. Returns the digest of its bytes.
-    pub fn finish(mut self) -> Result<String> {
+    /// Completes the file under its name, where a power cut leaves it. Returns the digest of its bytes.
+    pub fn finish(self) -> Result<String> {
+        self.file.sync_all().map_err(Error::io(&self.temporary))?;
+        self.finish_scratch()
+    }
+
+    /// As [`Writer::finish`], of a file that nobody looks for after a crash: it is not synced.
+    pub fn finish_scratch(mut self) -> Result<String> {
         if let Some((name, _)) = self.shapes.next() {
             return Err(Error::bad_file(
                 &self.path,
                 format!("tensor {name} was not written"),
             ));
         }
-        self.file.flush().map_err(Error::io(&self.temporary))?;
-        self.file
-            .get_ref()
-            .sync_all()
-            .map_err(Error::io(&self.temporary))?;
         std::fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path))?;
         Ok(hex::encode(self.hash.finalize()))
     }

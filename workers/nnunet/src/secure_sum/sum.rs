@@ -11,7 +11,7 @@ use super::{Bytes32, fixed_point, group::Group, mask::Stream, masked::CHUNK, sha
 use crate::{
     Error, Result,
     average::Contribution,
-    checkpoint::safetensors::{MappedTensors, Writer, check_shapes},
+    checkpoint::safetensors::{TensorFile, Writer, check_shapes},
     progress::Observer,
 };
 
@@ -27,6 +27,7 @@ pub struct Revealed {
 }
 
 /// Writes the weighted mean of hidden `contributions` to `output` as safetensors, and returns the digest of its bytes.
+/// The file is not synced.
 /// They were hidden for a sum over `sharers`; `revealed` takes the masks off.
 ///
 /// # Errors
@@ -55,11 +56,11 @@ pub fn sum(
         })?;
     let streams = streams(group, sharers, &survivors, revealed)?;
 
-    let files: Vec<MappedTensors<u64>> = ordered
+    let files: Vec<TensorFile<u64>> = ordered
         .iter()
-        .map(|c| MappedTensors::open(&c.weights))
+        .map(|c| TensorFile::open(&c.weights))
         .collect::<Result<_>>()?;
-    let shapes = files.first().map(MappedTensors::shapes).unwrap_or_default();
+    let shapes = files.first().map(TensorFile::shapes).unwrap_or_default();
     for (contribution, file) in ordered.iter().zip(&files) {
         check_shapes(&shapes, &file.shapes())
             .and_then(|()| match file.shapes().keys().eq(shapes.keys()) {
@@ -78,37 +79,33 @@ pub fn sum(
         if observer.stop_requested() {
             return Err(Error::Stopped);
         }
-        let inputs: Vec<(&MappedTensors<u64>, &[[u8; 8]])> = files
-            .iter()
-            .filter_map(|file| Some((file, file.bytes(name)?.as_chunks().0)))
-            .collect();
         let mut mean = vec![0f32; shape.iter().product()];
-        mean.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
-            let from = chunk * CHUNK;
-            let mut sum = vec![0u64; out.len()];
-            for (file, input) in &inputs {
-                let input = &input[from..from + out.len()];
-                for (sum, bytes) in sum.iter_mut().zip(input) {
-                    *sum = sum.wrapping_add(u64::from_le_bytes(*bytes));
+        mean.par_chunks_mut(CHUNK).enumerate().try_for_each_init(
+            || vec![[0; 8]; CHUNK],
+            |input, (chunk, out)| {
+                let from = chunk * CHUNK;
+                let input = &mut input[..out.len()];
+                let mut sum = vec![0u64; out.len()];
+                for file in &files {
+                    file.read(name, from, input.as_flattened_mut())?;
+                    for (sum, bytes) in sum.iter_mut().zip(&*input) {
+                        *sum = sum.wrapping_add(u64::from_le_bytes(*bytes));
+                    }
                 }
-                file.release(input.as_flattened());
-            }
-            for stream in &streams {
-                stream.apply(first + from as u64, &mut sum);
-            }
-            for (out, sum) in out.iter_mut().zip(sum) {
-                *out = fixed_point::decode(sum, total);
-            }
-        });
-        // What lies around a page that was read comes with it.
-        for (file, input) in &inputs {
-            file.release(input.as_flattened());
-        }
+                for stream in &streams {
+                    stream.apply(first + from as u64, &mut sum);
+                }
+                for (out, sum) in out.iter_mut().zip(sum) {
+                    *out = fixed_point::decode(sum, total);
+                }
+                Ok::<(), Error>(())
+            },
+        )?;
         writer.push(&mean)?;
         first += mean.len() as u64;
         observer.advanced("tensors averaged", done + 1, shapes.len());
     }
-    writer.finish()
+    writer.finish_scratch()
 }
 
 /// What takes the masks off: the survivors' own, and theirs with those who vanished behind sharing.

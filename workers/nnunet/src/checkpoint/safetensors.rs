@@ -30,8 +30,10 @@ pub fn to_bytes(state: &StateDict) -> Vec<u8> {
         .map(|(name, t)| (name.to_owned(), t.shape.clone()))
         .collect();
     let mut bytes = header::<f32>(&shapes);
+    let values: usize = state.iter().map(|(_, tensor)| tensor.data.len()).sum();
+    bytes.reserve_exact(f32::SIZE * values);
     for (_, tensor) in state.iter() {
-        bytes.extend(tensor.data.iter().flat_map(|v| v.to_le_bytes()));
+        f32::put(&tensor.data, &mut bytes);
     }
     bytes
 }
@@ -99,7 +101,7 @@ pub trait Value: Copy {
     const DTYPE: Dtype;
     /// Bytes of one.
     const SIZE: usize;
-    /// Puts the little-endian bytes of `values` in the place of `bytes`.
+    /// Adds the little-endian bytes of `values`.
     fn put(values: &[Self], bytes: &mut Vec<u8>);
 }
 
@@ -107,8 +109,9 @@ impl Value for f32 {
     const DTYPE: Dtype = Dtype::F32;
     const SIZE: usize = 4;
     fn put(values: &[Self], bytes: &mut Vec<u8>) {
-        bytes.resize(values.len() * Self::SIZE, 0);
-        for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+        let before = bytes.len();
+        bytes.resize(before + values.len() * Self::SIZE, 0);
+        for (bytes, value) in bytes[before..].as_chunks_mut().0.iter_mut().zip(values) {
             *bytes = value.to_le_bytes();
         }
     }
@@ -118,8 +121,9 @@ impl Value for u64 {
     const DTYPE: Dtype = Dtype::U64;
     const SIZE: usize = 8;
     fn put(values: &[Self], bytes: &mut Vec<u8>) {
-        bytes.resize(values.len() * Self::SIZE, 0);
-        for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+        let before = bytes.len();
+        bytes.resize(before + values.len() * Self::SIZE, 0);
+        for (bytes, value) in bytes[before..].as_chunks_mut().0.iter_mut().zip(values) {
             *bytes = value.to_le_bytes();
         }
     }
@@ -235,6 +239,7 @@ impl<T: Value> Writer<T> {
         }
         let mut bytes = Vec::new();
         for chunk in values.chunks(1 << 16) {
+            bytes.clear();
             T::put(chunk, &mut bytes);
             self.put(&bytes)?;
         }

@@ -130,7 +130,7 @@ impl UNet {
     /// Logits of the `wanted` highest resolutions, full resolution first; at most [`Layout::outputs`].
     /// Heads that are not wanted are not computed, so they get no gradient.
     pub fn outputs(&self, input: &Tensor, wanted: usize, mode: Mode) -> Result<Vec<Tensor>> {
-        let mut x = input.f_to_kind(self.kind)?;
+        let mut x = channels_last(input)?.f_to_kind(self.kind)?;
         if let Some(stem) = &self.layout.stem {
             x = self.block(&x, stem, mode)?;
         }
@@ -269,21 +269,32 @@ impl UNet {
         let size = x.size();
         let (weight, bias) = (&self.parameters[head.weight], head.bias);
         let plain = x.device() == Device::Cpu && x.kind() == Kind::Float && !x.requires_grad();
-        let (true, Some(bias), true) = (plain, bias, size[0] == 1 && head.stride.iter().all(|&s| s == 1))
-        else {
+        let (true, Some(bias), true) = (plain, bias, head.stride.iter().all(|&s| s == 1)) else {
             return Ok(None);
         };
-        let mut order: Vec<i64> = (2..size.len() as i64).collect();
-        order.insert(0, 0);
-        order.push(1);
-        let voxels = x.f_permute(&order)?.f_reshape([-1, size[1]])?;
+        let mut order: Vec<i64> = (1..size.len() as i64 - 1).collect();
+        order.push(0);
         let classes = weight.size()[0];
-        let by_class = self.parameters[bias]
-            .f_unsqueeze(1)?
-            .f_addmm(&weight.f_reshape([classes, -1])?, &voxels.f_tr()?)?;
-        let mut shape = size;
-        shape[1] = classes;
-        Ok(Some(by_class.f_reshape(&shape)?))
+        let (weight, bias) = (
+            weight.f_reshape([classes, -1])?,
+            self.parameters[bias].f_unsqueeze(1)?,
+        );
+        let mut shape = size[1..].to_vec();
+        shape[0] = classes;
+        let of_sample = |sample| -> Result<Tensor> {
+            let voxels = x
+                .f_select(0, sample)?
+                .f_permute(&order)?
+                .f_reshape([-1, size[1]])?;
+            Ok(bias.f_addmm(&weight, &voxels.f_tr()?)?.f_reshape(&shape)?)
+        };
+        Ok(Some(match size[0] {
+            1 => of_sample(0)?.f_unsqueeze(0)?,
+            count => {
+                let samples: Vec<Tensor> = (0..count).map(of_sample).collect::<Result<_>>()?;
+                Tensor::f_stack(&samples, 0)?
+            }
+        }))
     }
 
     fn convolution(
@@ -309,4 +320,26 @@ impl UNet {
             (_, true) => x.f_conv_transpose2d(weight, bias.as_ref(), stride, padding, &zero, 1, &one)?,
         })
     }
+}
+
+/// The same image (b, c, ...), on the processor with its channels side by side, as the convolutions leave theirs.
+fn channels_last(x: &Tensor) -> Result<Tensor> {
+    let size = x.size();
+    if x.device() != Device::Cpu {
+        return Ok(x.shallow_clone());
+    }
+    let axes = size.len() as i64;
+    let mut order: Vec<i64> = (2..axes).collect();
+    order.insert(0, 0);
+    order.push(1);
+    let dense = x.f_permute(&order)?.f_contiguous()?;
+    // Said outright: of a single channel libtorch takes its place for any.
+    let mut stride = vec![1; size.len()];
+    let mut next = size[1];
+    for axis in (2..size.len()).rev() {
+        stride[axis] = next;
+        next *= size[axis];
+    }
+    stride[0] = next;
+    Ok(dense.f_as_strided(&size, &stride, None)?)
 }

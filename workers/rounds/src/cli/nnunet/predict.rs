@@ -16,6 +16,7 @@ use schemas::{
 use serde_json::json;
 
 use super::{flags::fold, folders, progress::Progress};
+use crate::memory::KeepFreed;
 
 /// The command's flags.
 #[derive(Debug, Args)]
@@ -179,7 +180,9 @@ impl PredictFlags {
 
         let progress = Progress::new(self.verbose, self.no_bar);
         let overwrite = !self.continue_prediction;
+        let kept = KeepFreed::small();
         let outcomes = predictor.predict_cases(&cases, stage.output, None, overwrite, &progress)?;
+        drop(kept);
         let (mut written, mut skipped, mut failed) = (0, 0, 0);
         for case in &outcomes {
             match &case.outcome {

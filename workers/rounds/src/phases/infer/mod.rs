@@ -19,10 +19,11 @@ use serde::{Deserialize, Serialize};
 
 use self::scans::Scans;
 use super::{Watch, failure, model, shard, unknown_input};
-use crate::{job_folder::SEGMENTED, site::Site};
+use crate::{job_folder::SEGMENTED, memory::KeepFreed, site::Site};
 
 /// Runs one task.
 pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
+    let _kept = KeepFreed::small();
     let payload = match &task.job.message.payload {
         Payload::Inference(payload) => payload,
         Payload::Training(payload) => return validate::run(site, task, context, payload),

@@ -8,7 +8,7 @@ use nnunet::{
 };
 
 use super::experiment::Experiment;
-use crate::cli::nnunet::progress::Progress;
+use crate::{cli::nnunet::progress::Progress, memory::KeepFreed};
 
 /// Predicts the validation cases with `weights`, writes their segmentations and summary.json to `validation`.
 pub fn run(experiment: &mut Experiment, weights: &StateDict) -> anyhow::Result<()> {
@@ -45,6 +45,7 @@ pub fn run(experiment: &mut Experiment, weights: &StateDict) -> anyhow::Result<(
     let predictor = Predictor::of_weights(model, experiment.fold, weights, experiment.device, settings)?;
     let folder = experiment.results.fold.join("validation");
     let progress = Progress::new(false, false);
+    let _kept = KeepFreed::small();
     let summary = predictor.validate(
         &experiment.cases,
         cases,

@@ -89,7 +89,7 @@ def train(iterations, seed):
 
     torch.manual_seed(seed)
     numpy.random.seed(seed)
-    trainer = get_trainer_from_args("4", CONFIGURATION, "0", TRAINER, "Batch", device=torch.device("cpu"))
+    trainer = get_trainer_from_args("4", CONFIGURATION, 0, TRAINER, "Batch", device=torch.device("cpu"))
     trainer.num_iterations_per_epoch = iterations // EPOCHS
     trainer.num_val_iterations_per_epoch = 1
     trainer.initialize()

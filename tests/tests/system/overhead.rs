@@ -199,18 +199,17 @@ impl Stub {
 
 /// Where a federation of stubs runs.
 struct Stage<'a> {
-    connection: &'a Connection,
     folder: &'a Path,
     stop: &'a CancellationToken,
 }
 
 impl Stage<'_> {
-    fn start<P: Phase>(&self, site: &str, phase: P, archive: Option<&Archive>) {
+    fn start<P: Phase>(&self, connection: &Connection, site: &str, phase: P, archive: Option<&Archive>) {
         let settings = WorkerSettings {
             archive: archive.cloned(),
             ..WorkerSettings::new(site, VERSION, self.folder.join(site))
         };
-        let worker = Worker::new(self.connection.clone(), phase, settings, Metrics::new());
+        let worker = Worker::new(connection.clone(), phase, settings, Metrics::new());
         tokio::spawn(worker.run(self.stop.clone()));
     }
 }
@@ -228,7 +227,6 @@ async fn rounds(sites: usize, bytes: usize, rounds: u32) -> anyhow::Result<(Vec<
     streams::set_up(&connection, &StreamSettings::default()).await?;
     let stop = CancellationToken::new();
     let stage = Stage {
-        connection: &connection,
         folder: folder.path(),
         stop: &stop,
     };
@@ -239,6 +237,7 @@ async fn rounds(sites: usize, bytes: usize, rounds: u32) -> anyhow::Result<(Vec<
     let names: Vec<String> = (0..sites).map(|index| format!("site-{index:03}")).collect();
     for site in &names {
         streams::set_up_site(&connection, site, Pace::default()).await?;
+        let connection = Connection::open(&server.access(), site, PATIENCE, &Metrics::new()).await?;
         let announced = Announce {
             site: site.clone(),
             protocol: PROTOCOL_VERSION,
@@ -253,15 +252,15 @@ async fn rounds(sites: usize, bytes: usize, rounds: u32) -> anyhow::Result<(Vec<
             time: String::new(),
         };
         announce(&connection, &announced).await?;
-        stage.start(site, Fingerprint(stub.clone()), None);
-        stage.start(site, PlanVerify(stub.clone()), None);
-        stage.start(site, Preprocess(stub.clone()), None);
-        stage.start(site, TrainRound(stub.clone()), None);
+        stage.start(&connection, site, Fingerprint(stub.clone()), None);
+        stage.start(&connection, site, PlanVerify(stub.clone()), None);
+        stage.start(&connection, site, Preprocess(stub.clone()), None);
+        stage.start(&connection, site, TrainRound(stub.clone()), None);
     }
     streams::set_up_site(&connection, ORCHESTRATOR, Pace::default()).await?;
     let archive = Archive::open(folder.path().join("archive"))?;
-    stage.start(ORCHESTRATOR, Aggregate(stub.clone()), Some(&archive));
-    stage.start(ORCHESTRATOR, Average(stub), Some(&archive));
+    stage.start(&connection, ORCHESTRATOR, Aggregate(stub.clone()), Some(&archive));
+    stage.start(&connection, ORCHESTRATOR, Average(stub), Some(&archive));
     let check = Arc::new(|_: &JobMessage| Ok(Vec::new()));
     let conductor = Conductor::new(connection.clone(), VERSION, check, Metrics::new());
     tokio::spawn(conductor.with_archive(archive).run(stop.clone()));

@@ -92,15 +92,18 @@ pub fn average(
     };
 
     let mut writer = Writer::<f32>::create(output, &shapes)?;
-    let mut before: Option<Vec<f32>> = None;
+    // What is written while the next is averaged in the other.
+    let (mut before, mut mean): (Option<Vec<f32>>, Vec<f32>) = (None, Vec::new());
     for (done, (name, shape)) in shapes.iter().enumerate() {
         if observer.stop_requested() {
             return Err(Error::Stopped);
         }
         let write = || before.as_deref().map_or(Ok(()), |before| writer.push(before));
-        let (written, mean) = rayon::join(write, || sites.average(name, shape.iter().product()));
+        mean.resize(shape.iter().product(), 0.0);
+        let (written, averaged) = rayon::join(write, || sites.average(name, &mut mean));
         written?;
-        before = Some(mean?);
+        averaged?;
+        mean = before.replace(mean).unwrap_or_default();
         observer.advanced("tensors averaged", done + 1, shapes.len());
     }
     if let Some(before) = before {
@@ -121,14 +124,13 @@ struct Sites<'a> {
 }
 
 impl Sites<'_> {
-    /// One tensor's average.
-    fn average(&self, name: &str, values: usize) -> Result<Vec<f32>> {
+    /// One tensor's average, into `mean`.
+    fn average(&self, name: &str, mean: &mut [f32]) -> Result<()> {
         // A site without a buffer of momentum takes no part in its tensor.
         let present: Vec<usize> = (0..self.files.len())
             .filter(|place| self.files[*place].has(name))
             .collect();
         let bound = self.bound.filter(|bound| bound.base.has(name));
-        let mut mean = vec![0f32; values];
         mean.par_chunks_mut(CHUNK).enumerate().try_for_each_init(
             || vec![[0; 4]; CHUNK * (present.len() + 1)],
             |buffer, (chunk, out)| {
@@ -157,8 +159,7 @@ impl Sites<'_> {
                 }
                 Ok(())
             },
-        )?;
-        Ok(mean)
+        )
     }
 }
 

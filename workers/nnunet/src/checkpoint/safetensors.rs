@@ -95,6 +95,9 @@ pub(crate) fn check_shapes(
     }
 }
 
+/// Values that are made bytes at a time: they stay in the processor's nearest cache.
+const BLOCK: usize = 1024;
+
 /// What tensors are of.
 pub trait Value: Copy {
     /// Its name in a file's header.
@@ -109,10 +112,12 @@ impl Value for f32 {
     const DTYPE: Dtype = Dtype::F32;
     const SIZE: usize = 4;
     fn put(values: &[Self], bytes: &mut Vec<u8>) {
-        let before = bytes.len();
-        bytes.resize(before + values.len() * Self::SIZE, 0);
-        for (bytes, value) in bytes[before..].as_chunks_mut().0.iter_mut().zip(values) {
-            *bytes = value.to_le_bytes();
+        let mut block = [[0; Self::SIZE]; BLOCK];
+        for values in values.chunks(BLOCK) {
+            for (bytes, value) in block.iter_mut().zip(values) {
+                *bytes = value.to_le_bytes();
+            }
+            bytes.extend_from_slice(block[..values.len()].as_flattened());
         }
     }
 }
@@ -121,10 +126,12 @@ impl Value for u64 {
     const DTYPE: Dtype = Dtype::U64;
     const SIZE: usize = 8;
     fn put(values: &[Self], bytes: &mut Vec<u8>) {
-        let before = bytes.len();
-        bytes.resize(before + values.len() * Self::SIZE, 0);
-        for (bytes, value) in bytes[before..].as_chunks_mut().0.iter_mut().zip(values) {
-            *bytes = value.to_le_bytes();
+        let mut block = [[0; Self::SIZE]; BLOCK];
+        for values in values.chunks(BLOCK) {
+            for (bytes, value) in block.iter_mut().zip(values) {
+                *bytes = value.to_le_bytes();
+            }
+            bytes.extend_from_slice(block[..values.len()].as_flattened());
         }
     }
 }

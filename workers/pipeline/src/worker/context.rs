@@ -140,22 +140,34 @@ impl TaskContext {
     /// There, the archive has it too once this is done.
     pub fn upload(&self, bytes: impl Into<Bytes>) -> Result<ArtifactRef, Failure> {
         let bytes = bytes.into();
-        let artifact = self.artifact(schemas::sha256(&bytes), bytes.len() as u64);
-        let kept = bytes.clone();
-        let send = artifacts::send_bytes(&self.connection, &artifact, bytes);
-        self.store(&artifact, |file| file.write_all(&kept), send)?;
-        Ok(artifact)
+        self.store_bytes(self.artifact(schemas::sha256(&bytes), bytes.len() as u64), bytes)
     }
 
     /// [`TaskContext::upload`] of what is of a kind that may leave a site: with a guard at the exit, nothing else does.
     pub fn send(&self, kind: Kind, bytes: impl Into<Bytes>) -> Result<ArtifactRef, Failure> {
         let bytes = bytes.into();
-        self.declare(
-            kind,
-            &self.artifact(schemas::sha256(&bytes), bytes.len() as u64),
-            None,
-        )?;
-        self.upload(bytes)
+        let digest = schemas::sha256(&bytes);
+        self.send_digested(kind, bytes, digest)
+    }
+
+    /// As [`TaskContext::send`], of bytes whose digest is known.
+    pub fn send_digested(
+        &self,
+        kind: Kind,
+        bytes: impl Into<Bytes>,
+        digest: String,
+    ) -> Result<ArtifactRef, Failure> {
+        let bytes = bytes.into();
+        let artifact = self.artifact(digest, bytes.len() as u64);
+        self.declare(kind, &artifact, None)?;
+        self.store_bytes(artifact, bytes)
+    }
+
+    fn store_bytes(&self, artifact: ArtifactRef, bytes: Bytes) -> Result<ArtifactRef, Failure> {
+        let kept = bytes.clone();
+        let send = artifacts::send_bytes(&self.connection, &artifact, bytes);
+        self.store(&artifact, |file| file.write_all(&kept), send)?;
+        Ok(artifact)
     }
 
     /// [`TaskContext::upload_file`] of what is of a kind that may leave a site.

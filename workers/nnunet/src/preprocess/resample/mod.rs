@@ -10,6 +10,7 @@
 //!
 //! Thick-sliced volumes are resampled slice by slice, and along the thick axis the nearest slice is taken.
 
+use half::slice::HalfFloatSliceExt;
 use ndarray::{Array3, ArrayView3, Axis};
 use schemas::nnunet::Configuration;
 
@@ -34,6 +35,12 @@ pub trait Sample: Copy + Send + Sync {
     fn widen(self) -> f64;
     /// The value, rounded to this type.
     fn narrow(value: f64) -> Self;
+    /// As many values, rounded.
+    fn narrow_all(values: &[f64], to: &mut [Self]) {
+        for (to, value) in to.iter_mut().zip(values) {
+            *to = Self::narrow(*value);
+        }
+    }
 }
 
 impl Sample for f32 {
@@ -60,6 +67,9 @@ impl Sample for half::f16 {
     }
     fn narrow(value: f64) -> Self {
         half::f16::from_f64(value)
+    }
+    fn narrow_all(values: &[f64], to: &mut [Self]) {
+        to.convert_from_f64_slice(values);
     }
 }
 

@@ -107,10 +107,11 @@ poisoned data rounds="20" iterations="10": setup
 bench-code: setup
     cargo bench --profile release --workspace --bench preprocess --bench secure_sum
 
-# Check the form of the code
+# Check the form of the code, and that of an orchestrator without libtorch
 lint: setup
     cargo fmt --all --check
     cargo clippy --release --workspace --all-targets -- -D warnings
+    cargo clippy --release -p rounds --no-default-features -- -D warnings
 
 # Check dashboards, alerts and runbooks: their form, and each panel of a real job that a real Prometheus reads. The
 # tests' build makes the program: another choice of packages would compile torch-sys anew
@@ -143,6 +144,11 @@ bundle: setup
     rm -rf target/bundle
     {{ tools }}/checks/bin/python deploy/bundle.py make target/release/rounds {{ tools }} target/bundle
     {{ tools }}/checks/bin/python deploy/bundle.py check target/bundle/*.tar.gz {{ tools }}/mni
+
+# Install what `just bundle` made on a fresh Debian under systemd, as deploy/OPERATIONS.md says, and train there; needs root
+check-systemd:
+    {{ python }} deploy/setup/checks.py {{ tools }}/checks systemd
+    {{ python }} deploy/machine.py target/release/rounds {{ tools }}/mni "$(command -v nats-server)" target/bundle/*.tar.gz
 
 # Show the queue as KEDA reads it, and how long 1, 2 and 4 workers take to preprocess an nnU-Net raw data set
 scaling data: build

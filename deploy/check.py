@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 # What a compose file asks for.
 ENVIRONMENT = {"SITE_A": "/data/a", "SITE_B": "/data/b", "ROUNDS_DATA": "/data"}
 # 0 is the most and 10 the least protected.
-MOST_EXPOSED = {"rounds-nats": 2.5, "rounds-orchestrator": 2.5, "rounds-site": 3.0, "rounds-worker@": 3.0}
+MOST_EXPOSED = {"rounds-leaf": 2.5, "rounds-nats": 2.5, "rounds-orchestrator": 2.5, "rounds-site": 3.0, "rounds-worker@": 3.0}
 
 
 def run(*command, **more):

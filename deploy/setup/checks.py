@@ -31,6 +31,7 @@ DEBIAN = {
         "npm": "npm",
     },
     "network": {"tinyproxy": "tinyproxy", "haproxy": "haproxy", "ip": "iproute2", "openssl": "openssl"},
+    "systemd": {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container"},
     "bundle": {"objcopy": "binutils", "busybox": "busybox-static"},
     "screenshots": {"chromium-headless-shell": "chromium-headless-shell", "node": "nodejs", "npm": "npm"},
 }

@@ -1,23 +1,29 @@
-//! What libtorch finds on this machine.
+//! What this build and this machine can compute on. A build without libtorch can on nothing but the processor.
 
 use schemas::job::Device;
 
 /// Whether this build's libtorch has CUDA.
 pub fn cuda_built() -> bool {
-    tch::utils::has_cuda()
+    #[cfg(feature = "torch")]
+    return tch::utils::has_cuda();
+    #[cfg(not(feature = "torch"))]
+    false
 }
 
 /// How many CUDA devices there are.
+#[cfg(feature = "torch")]
 pub fn cuda_count() -> i64 {
     tch::Cuda::device_count()
 }
 
 /// Whether there is a Metal device.
+#[cfg(feature = "torch")]
 pub fn mps_present() -> bool {
     tch::utils::has_mps()
 }
 
 /// Sets the threads of one libtorch operation.
+#[cfg(feature = "torch")]
 pub fn set_threads(threads: usize) {
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
 }

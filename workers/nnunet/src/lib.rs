@@ -7,7 +7,6 @@ pub mod average;
 pub mod checkpoint;
 pub mod cross_validation;
 pub mod dataset;
-#[cfg(feature = "torch")]
 pub mod device;
 pub mod document;
 pub mod ensemble;

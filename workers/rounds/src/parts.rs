@@ -26,10 +26,12 @@ use schemas::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "torch")]
+use crate::phases::{Infer, PlanVerify, TrainRound};
 use crate::{
     exposure::admission::Door,
     gpu, job_check,
-    phases::{Aggregate, Average, Fingerprint, Infer, PlanVerify, Preprocess, TrainRound},
+    phases::{Aggregate, Average, Fingerprint, Preprocess},
     site::Site,
 };
 
@@ -132,6 +134,7 @@ pub async fn run_site(
                 metrics,
                 stop,
             ),
+            #[cfg(feature = "torch")]
             names::Phase::PlanVerify => start(
                 &mut workers,
                 connection,
@@ -148,6 +151,7 @@ pub async fn run_site(
                 metrics,
                 stop,
             ),
+            #[cfg(feature = "torch")]
             names::Phase::TrainRound => start(
                 &mut workers,
                 connection,
@@ -156,7 +160,14 @@ pub async fn run_site(
                 metrics,
                 stop,
             ),
+            #[cfg(feature = "torch")]
             names::Phase::Infer => start(&mut workers, connection, Infer(site), settings, metrics, stop),
+            #[cfg(not(feature = "torch"))]
+            names::Phase::PlanVerify | names::Phase::TrainRound | names::Phase::Infer => {
+                anyhow::bail!(
+                    "{phase}: this build is without libtorch, an orchestrator's; take one with it for a site"
+                )
+            }
             names::Phase::Aggregate | names::Phase::Average => {
                 anyhow::bail!("{phase} is the orchestrator's: start it with `rounds orchestrator`")
             }

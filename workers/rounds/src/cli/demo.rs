@@ -19,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::{demo_data, download, overlay, submit, up::Up, watch};
 use crate::{parts, settings, site::Site};
 
-/// The mean foreground Dice under which the demo counts as failed.
+/// Rounds and iterations of the demo as it is; a shorter one shows that all runs, not that it learns.
+const ROUNDS: u32 = 8;
+const ITERATIONS: u32 = 8;
+/// The mean foreground Dice under which a demo of at least that length counts as failed.
 const PASSING_DICE: f64 = 0.5;
 
 /// Cut a federation of three sites out of the MNI brain, train on it, segment with the result
@@ -34,10 +37,10 @@ pub struct Demo {
     #[arg(long, default_value = ".tools/mni")]
     mni: PathBuf,
     /// Rounds to train
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = ROUNDS)]
     rounds: u32,
     /// Iterations of a local epoch
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = ITERATIONS)]
     iterations: u32,
     /// 2d, 3d_lowres or 3d_fullres
     #[arg(long, default_value = "3d_fullres")]
@@ -204,7 +207,8 @@ impl Demo {
             .last()
             .and_then(|score| score.mean_dice)
             .unwrap_or(0.0);
-        if self.folders.is_empty() && dice < PASSING_DICE {
+        let long = self.rounds >= ROUNDS && self.iterations >= ITERATIONS;
+        if self.folders.is_empty() && long && dice < PASSING_DICE {
             bail!("the final foreground Dice is {dice:.4}, expected at least {PASSING_DICE}");
         }
         Ok(())

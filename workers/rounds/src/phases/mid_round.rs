@@ -11,11 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nnunet::{
-    checkpoint::safetensors,
-    network::StateDict,
-    train::{MomentumState, Trainer},
-};
+use nnunet::{checkpoint::safetensors, network::StateDict, train::MomentumState};
 use schemas::task::{EpochReport, Failure, Task, Validation};
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +79,13 @@ pub fn load(
 }
 
 /// Keeps what is reached, and forgets what lies behind.
-pub fn store(site: &Site, task: &Task, reached: &Reached, trainer: &Trainer) -> Result<(), Failure> {
+#[cfg(feature = "torch")]
+pub fn store(
+    site: &Site,
+    task: &Task,
+    reached: &Reached,
+    trainer: &nnunet::train::Trainer,
+) -> Result<(), Failure> {
     let round = folder(site, task).join(task.key.round.to_string());
     let done = reached.epochs.len();
     let place = round.join(done.to_string());

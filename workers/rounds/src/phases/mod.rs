@@ -1,4 +1,5 @@
-//! The seven phases: a task in, one call into `nnunet`, an output back.
+//! The seven phases: a task in, one call into `nnunet`, an output back. A build without libtorch has those of an
+//! orchestrator, and of a site fingerprint and preprocess.
 
 pub mod aggregate;
 pub mod average;
@@ -12,12 +13,15 @@ mod masking_tests;
 pub mod mid_round;
 pub mod model;
 pub mod momentum;
+#[cfg(feature = "torch")]
 pub mod plan_verify;
 pub mod planned;
 pub mod preprocess;
 pub mod protected;
 pub mod replica;
+#[cfg(feature = "torch")]
 pub mod survey;
+#[cfg(feature = "torch")]
 pub mod train_round;
 
 use std::{ops::Range, path::PathBuf, sync::Arc};
@@ -28,7 +32,7 @@ use pipeline::{
     worker::{Described, Phase, TaskContext},
 };
 use schemas::{
-    job::{Payload, TrainingPayload},
+    job::{Device, Payload, TrainingPayload},
     names,
     task::{ArtifactRef, Failure, Task, TaskInput, TaskOutput},
 };
@@ -134,6 +138,7 @@ site_phase!(
     /// Inventory, scan, select.
     Fingerprint, fingerprint, |_| false
 );
+#[cfg(feature = "torch")]
 site_phase!(
     /// Plans and initial weights.
     PlanVerify, plan_verify, |_| false
@@ -142,10 +147,12 @@ site_phase!(
     /// Cases into the cache.
     Preprocess, preprocess, |_| true
 );
+#[cfg(feature = "torch")]
 site_phase!(
     /// Scores and local epochs.
     TrainRound, train_round, |input| matches!(input, TaskInput::TrainRound { .. })
 );
+#[cfg(feature = "torch")]
 site_phase!(
     /// Segmentations.
     Infer, infer, |input| matches!(input, TaskInput::Predict { .. } | TaskInput::Validate { .. })
@@ -175,10 +182,24 @@ impl Phase for Average {
 
 /// What may decide the bytes of a result.
 pub fn described(site: &Site, task: &Task) -> Described {
-    let device = train_round::device_of(site, task).map_or("none", |device| device.as_str());
+    let device = device_of(site, task).map_or("none", |device| device.as_str());
     Described {
         device: device.to_owned(),
         threads: site.settings.threads as u32,
         instruction_set: nnunet::device::instruction_set(),
+    }
+}
+
+/// The device that the job gives this site.
+pub fn device_of(site: &Site, task: &Task) -> Result<Device, Failure> {
+    let member = task
+        .job
+        .members
+        .iter()
+        .find(|member| member.site == task.key.site);
+    match member.and_then(|member| member.device) {
+        Some(device) => Ok(device),
+        None => nnunet::device::best(&site.settings.devices)
+            .ok_or_else(|| Failure::fatal("no-device", "this site's settings list no device")),
     }
 }

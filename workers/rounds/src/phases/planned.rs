@@ -16,7 +16,7 @@ use schemas::{
 };
 use serde_json::Value;
 
-use super::{failure, fetch_json, train_round::device_of, training};
+use super::{device_of, failure, fetch_json, training};
 use crate::{
     free_memory::{self, Need},
     room,

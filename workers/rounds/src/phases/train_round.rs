@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{memory::KeepFreed, site::Site};
 
-pub use self::start::{device_of, settings};
+pub use self::start::settings;
 
 /// Runs one task.
 pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {

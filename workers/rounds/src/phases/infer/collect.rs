@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::{Model, Scans, Segmented, failure, model, pictures};
 use crate::{
     job_folder::{SEGMENTATIONS, SEGMENTED, entries},
-    phases::{average::zip_folder, document, send_json, train_round::device_of},
+    phases::{average::zip_folder, device_of, document, send_json},
     site::{Site, write_whole},
 };
 

@@ -3,8 +3,10 @@
 
 mod collect;
 mod pictures;
+#[cfg(feature = "torch")]
 mod predict;
 mod scans;
+#[cfg(feature = "torch")]
 mod validate;
 
 use std::path::PathBuf;
@@ -18,10 +20,13 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 
 use self::scans::Scans;
+#[cfg(feature = "torch")]
+use super::device_of;
 use super::{Watch, failure, model, shard, unknown_input};
 use crate::{job_folder::SEGMENTED, memory::KeepFreed, site::Site};
 
 /// Runs one task.
+#[cfg(feature = "torch")]
 pub fn run(site: &Site, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
     let _kept = KeepFreed::small();
     let payload = match &task.job.message.payload {

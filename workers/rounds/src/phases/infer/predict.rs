@@ -11,10 +11,9 @@ use schemas::{
     task::{Failure, Task, TaskOutput},
 };
 
-use super::{Model, Scans, Segmented, Watch, failure, shard};
+use super::{Model, Scans, Segmented, Watch, device_of, failure, shard};
 use crate::{
     job_folder::SEGMENTATIONS,
-    phases::train_round::device_of,
     site::{Site, write_whole},
 };
 

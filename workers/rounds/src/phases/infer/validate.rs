@@ -12,10 +12,10 @@ use schemas::{
     task::{Failure, Task, TaskInput, TaskOutput, Weights},
 };
 
-use super::{Watch, failure, shard, unknown_input};
+use super::{Watch, device_of, failure, shard, unknown_input};
 use crate::{
     job_folder::VALIDATION,
-    phases::{average::fetch_average, initial, preprocess::cases_of, send_json, train_round::device_of},
+    phases::{average::fetch_average, initial, preprocess::cases_of, send_json},
     site::Site,
 };
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use nnunet::{
     checkpoint::safetensors,
-    device,
     network::StateDict,
     preprocess::StoredCases,
     train::{MomentumState, Trainer, TrainerSettings, TrainerVariant},
@@ -15,7 +14,7 @@ use schemas::task::{Failure, Pooled, Task, Weights};
 
 use crate::{
     phases::{
-        average::fetch_average, failure, initial, mid_round::Trained, momentum, planned::Planned,
+        average::fetch_average, device_of, failure, initial, mid_round::Trained, momentum, planned::Planned,
         preprocess::cases_of, training,
     },
     site::Site,
@@ -141,18 +140,4 @@ fn base(
 
 fn digest_of(weights: &StateDict) -> String {
     safetensors::digest(&safetensors::to_bytes(weights))
-}
-
-/// The device that the job gives this site.
-pub fn device_of(site: &Site, task: &Task) -> Result<schemas::job::Device, Failure> {
-    let member = task
-        .job
-        .members
-        .iter()
-        .find(|member| member.site == task.key.site);
-    match member.and_then(|member| member.device) {
-        Some(device) => Ok(device),
-        None => device::best(&site.settings.devices)
-            .ok_or_else(|| Failure::fatal("no-device", "this site's settings list no device")),
-    }
 }

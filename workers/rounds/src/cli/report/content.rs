@@ -116,8 +116,9 @@ fn facts(accepted: &Accepted) -> anyhow::Result<Table> {
     let default = serde_json::to_value(schemas::job::Federation::default())?;
     for part in ["payload", "federation"] {
         for (key, value) in message[part].as_object().into_iter().flatten() {
-            // Of the federation what was asked for.
-            if part == "federation" && default.get(key) == Some(value) {
+            // Of the federation what was asked for, and of neither what says nothing.
+            let nothing = value.as_object().is_some_and(serde_json::Map::is_empty);
+            if nothing || part == "federation" && default.get(key) == Some(value) {
                 continue;
             }
             rows.push(vec![format!("{part}.{key}"), plain(value)]);
@@ -141,7 +142,11 @@ fn plain(value: &Value) -> String {
 }
 
 fn sites(accepted: &Accepted, end: &Option<Event>) -> Table {
-    let mut head = vec!["site", "data set", "training cases", "device"];
+    let trains = matches!(accepted.message.payload, schemas::job::Payload::Training(_));
+    let mut head = vec!["site", "data set", "device"];
+    if trains {
+        head.insert(2, "training cases");
+    }
     let made = match end {
         Some(Event::Finished(finished)) if !finished.segmentations.is_empty() => &finished.segmentations[..],
         _ => &[],
@@ -151,12 +156,10 @@ fn sites(accepted: &Accepted, end: &Option<Event>) -> Table {
     }
     let row = |member: &schemas::event::Member| {
         let device = member.device.map_or("its best", |device| device.as_str());
-        let mut row = vec![
-            member.site.clone(),
-            member.dataset.clone(),
-            member.cases.to_string(),
-            device.to_owned(),
-        ];
+        let mut row = vec![member.site.clone(), member.dataset.clone(), device.to_owned()];
+        if trains {
+            row.insert(2, member.cases.to_string());
+        }
         if let Some(made) = made.iter().find(|made| made.site == member.site) {
             row.extend([made.cases.to_string(), made.failures.len().to_string()]);
         }

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from network import Background, data_sets, edit, free_ports, run
+from network import Background, data_sets, edit, finished, free_ports, run, through_leaf
 
 OPERATIONS = Path(__file__).parent / "OPERATIONS.md"
 INSTALL = """[Unit]
@@ -71,14 +71,6 @@ def machine(root, archive, data, folder):
     run("systemctl", "--root", root, "enable", "install.service")
 
 
-def through_leaf(settings):
-    """The site's own nats-server in the place of the hub."""
-    text = settings.read_text()
-    start, end = text.index("[nats]"), text.index("# Through this site's own nats-server")
-    own = '[nats]\nurl = "nats://127.0.0.1:4222"\nnkey = "site.nk"\napi_prefix = "HUB.API"\n'
-    settings.write_text(text[:start] + own + text[end:])
-
-
 def check(arguments, folder, background):
     program, server = arguments.program.resolve(), arguments.nats_server.resolve()
     data = data_sets(program, arguments.mni.resolve(), folder)
@@ -118,13 +110,7 @@ def check(arguments, folder, background):
     me = ["--submitter", submitter / "submitter.toml"]
     run(program, "submit", *me, folder / "job.json")
 
-    def ended():
-        listed = run(program, "list", *me)
-        if "failed" in listed:
-            sys.exit(run(program, "show", *me, "under-systemd"))
-        return "finished" in listed
-
-    background.until("the job ends", ended)
+    background.until("the job ends", lambda: finished(program, me, "under-systemd"))
     print(run(program, "show", *me, "under-systemd"))
 
 

@@ -177,6 +177,22 @@ def edit(file, *pairs):
     file.write_text(text)
 
 
+def through_leaf(settings):
+    """Edits a site's generated settings: its own nats-server in the place of the hub."""
+    text = settings.read_text()
+    start, end = text.index("[nats]"), text.index("# Through this site's own nats-server")
+    own = '[nats]\nurl = "nats://127.0.0.1:4222"\nnkey = "site.nk"\napi_prefix = "HUB.API"\n'
+    settings.write_text(text[:start] + own + text[end:])
+
+
+def finished(program, me, job):
+    """Whether the only job has finished. Ends the script where it has failed."""
+    listed = run(program, "list", *me)
+    if "failed" in listed:
+        sys.exit(run(program, "show", *me, job))
+    return "finished" in listed
+
+
 def check(arguments, folder, background):
     """Sets everything up, trains, and cuts the connection meanwhile."""
     program, server = arguments.program.resolve(), arguments.nats_server.resolve()
@@ -212,11 +228,7 @@ def check(arguments, folder, background):
     edit(there / "nats-leaf-https.conf", ('# proxy: { url: "http://proxy:3128", username: "USER", password: $PROXY_PASSWORD }',
          f'proxy: {{ url: "http://{OUTSIDE}:{PROXY_PORT}", username: "{USER}", password: $PROXY_PASSWORD }}'),
          ('# tls { ca_file: "authority.pem" }', 'tls { ca_file: "authority.pem" }'))
-    text = (there / "site.toml").read_text()
-    start = text.index("[nats]")
-    end = text.index("# Through this site's own nats-server")
-    (there / "site.toml").write_text(
-        text[:start] + '[nats]\nurl = "nats://127.0.0.1:4222"\nnkey = "site.nk"\napi_prefix = "HUB.API"\n' + text[end:])
+    through_leaf(there / "site.toml")
     inside = ["ip", "netns", "exec", NAMESPACE]
     secret = os.environ | {"ROUNDS_SEED": (there / "site.nk").read_text().strip(), "PROXY_PASSWORD": PASSWORD}
     background.start("leaf", *inside, server, "-c", "nats-leaf-https.conf", cwd=there, env=secret)
@@ -243,10 +255,7 @@ def check(arguments, folder, background):
             background.kill("proxy")
             background.start("proxy", "tinyproxy", "-d", "-c", proxy)
             cuts, last = cuts + 1, time.monotonic()
-        listed = run(program, "list", *me)
-        if "failed" in listed:
-            sys.exit(run(program, "show", *me, "through-the-proxy"))
-        return "finished" in listed
+        return finished(program, me, "through-the-proxy")
 
     background.until("the job ends", ended)
     print(run(program, "show", *me, "through-the-proxy"))

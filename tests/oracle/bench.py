@@ -85,14 +85,30 @@ def measure(command, environment, cores):
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
+def peak(group):
+    """MB of the largest process of a process group, at its peak so far."""
+    largest = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if os.getpgid(int(status.parent.name)) == group:
+                largest = max([largest, *map(int, re.findall(r"VmHWM:\s*(\d+) kB", status.read_text()))])
+        except OSError:
+            continue  # It ended meanwhile.
+    return largest / 1024
+
+
 def until(command, environment, cores, pattern, times):
-    """What the pattern's group is in the first so many lines that hold it; the command is ended then."""
+    """What the pattern's group is in the first so many lines that hold it, and the MB of the command's largest process;
+    the command is ended then."""
     child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                              start_new_session=True, preexec_fn=lambda: os.sched_setaffinity(0, cores))
-    found, lines = [], []
+    found, lines, memory = [], [], 0
     for line in child.stdout:
         lines.append(line)
-        found += re.findall(pattern, line)
+        matches = re.findall(pattern, line)
+        if matches:
+            found += matches
+            memory = max(memory, peak(child.pid))
         if len(found) == times:
             break
     # Its loaders too.
@@ -100,7 +116,7 @@ def until(command, environment, cores, pattern, times):
     child.wait()
     if len(found) < times:
         sys.exit(f"{command}: {''.join(lines)}")
-    return found
+    return found, memory
 
 
 def folder_size(folder):
@@ -172,8 +188,9 @@ class Bench:
             self.iteration("the same in bfloat16", a, b)
 
     def iteration(self, what, a, b):
-        a, b = (float(seconds[1]) / ITERATIONS for seconds in (a, b))
-        print(f"{what:<34}{a:>10.2f}{b:>26.2f}{b / a:>24.1f}", flush=True)
+        (a, a_memory), (b, b_memory) = ((float(seconds[1]) / ITERATIONS, memory) for seconds, memory in (a, b))
+        print(f"{what:<34}{a:>10.2f}{a_memory:>16.0f}{b:>10.2f}{b_memory:>16.0f}{b / a:>8.1f}{b_memory / a_memory:>8.1f}",
+              flush=True)
 
     def predict(self, number, name):
         # Any model will do to measure prediction.

@@ -1,6 +1,7 @@
 """How to federate: the same training pooled and in a federation, with one thing changed at a time, over several seeds.
 
-study.py DATA WORK PROGRAM [--features N] [--batch N] [--iterations N] [--seeds N,N,...] [--only NAME,NAME,...]
+study.py DATA WORK PROGRAM [--features N] [--batch N] [--iterations N] [--bfloat16] [--seeds N,N,...]
+         [--only NAME,NAME,...]
 
 The three sites of DATA, the last four of nine cases of each held out; `pooled` is one site with all of what is left.
 Every run is a job of `rounds up` with PROGRAM and the plans of the pooled data, but for the features of the network's
@@ -83,7 +84,7 @@ def start(work, program, features, batch, seed):
     return results / MODEL
 
 
-def job(work, program, home, name, iterations, seed):
+def job(work, program, home, name, iterations, bfloat16, seed):
     """Trains what is not there yet; the Dice on the held-out cases."""
     folder = work / "runs" / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
     scores = folder / "summary.json"
@@ -94,6 +95,7 @@ def job(work, program, home, name, iterations, seed):
             "payload": {"mode": "training", "num_rounds": iterations // every, "dataset_id": 4, "device": "cpu",
                         "model_configuration": CONFIGURATION},
             "federation": {"iterations_per_epoch": every, "val_iterations_per_epoch": 1, "seed": seed,
+                           "bfloat16": bfloat16,
                            "initial_checkpoint": {"path": str(work / "starts" / str(seed) / MODEL),
                                                   "fold_id": "all", "plans": "keep"}, **settings},
         }
@@ -104,7 +106,7 @@ def job(work, program, home, name, iterations, seed):
         run(program, "download", sent, "--output", folder / "results", "--home", home)
         (model,) = (folder / "results").glob("Dataset*/*__*")
         run(program, "nnunet", "predict-from-modelfolder", "-i", work / "held-out/imagesTr", "-o", folder / "segmented",
-            "-m", model, "-f", "all", "--device", "cpu", "--disable_tta")
+            "-m", model, "-f", "all", "--device", "cpu", "--disable_tta", *(["--bfloat16"] if bfloat16 else []))
         run(program, "nnunet", "evaluate-folder", work / "held-out/labelsTr", folder / "segmented", "-o", scores,
             "--djfile", model / "dataset.json", "--pfile", model / "plans.json")
     return json.loads(scores.read_text())["foreground_mean"]["Dice"]
@@ -126,6 +128,7 @@ def main():
     parser.add_argument("--features", type=int, default=32)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--only", default=",".join(VARIANTS).replace(", ", "; "))
     arguments = parser.parse_args()
@@ -154,7 +157,7 @@ def main():
             for seed in seeds:
                 for name in names:
                     scores.setdefault(name, []).append(
-                        job(work, program, home, name, arguments.iterations, seed))
+                        job(work, program, home, name, arguments.iterations, arguments.bfloat16, seed))
                     table(scores)
         finally:
             up.terminate()

@@ -29,6 +29,7 @@ pub mod splits;
 pub mod survey;
 pub mod train;
 pub mod update;
+mod wide;
 
 pub use error::{Error, Result};
 

@@ -236,7 +236,7 @@ async fn send(
         .map(|chunk| {
             flow.pass(async move {
                 let subject = subjects::chunk(artifact, chunk);
-                publish::replace(connection, &subject, read(chunk)?, None).await
+                publish::replace(connection, &subject, read(chunk)?).await
             })
         })
         .buffer_unordered(flow::MOST)

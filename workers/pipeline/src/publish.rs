@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_nats::{
     HeaderMap,
-    header::{NATS_MESSAGE_ID, NATS_SCHEDULE, NATS_SCHEDULE_TARGET},
+    header::{NATS_SCHEDULE, NATS_SCHEDULE_TARGET},
     jetstream::{
         self, ErrorCode,
         context::{PublishError, PublishErrorKind},
@@ -85,17 +85,8 @@ pub async fn schedule(
 ///
 /// # Errors
 /// The stream is full, or the message can never be stored.
-pub async fn replace(
-    connection: &Connection,
-    subject: &str,
-    payload: Bytes,
-    message_id: Option<&str>,
-) -> Result<u64, Error> {
-    let mut headers = HeaderMap::new();
-    if let Some(id) = message_id {
-        headers.insert(NATS_MESSAGE_ID, id);
-    }
-    replace_with(connection, subject, payload, &headers).await
+pub async fn replace(connection: &Connection, subject: &str, payload: Bytes) -> Result<u64, Error> {
+    replace_with(connection, subject, payload, &HeaderMap::new()).await
 }
 
 /// As [`replace`], with headers.

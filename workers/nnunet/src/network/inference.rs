@@ -9,7 +9,9 @@ use std::thread;
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
-/// Voxels summed in float32 before their sum is added up in float64.
+use crate::wide::wide;
+
+/// Voxels whose moments are taken in float32, before they are joined in float64.
 const BLOCK: usize = 256;
 
 /// What an image's values are.
@@ -19,18 +21,22 @@ trait Element: Copy + Send + Sync {
 }
 
 impl Element for f32 {
+    #[inline(always)]
     fn widen(self) -> f32 {
         self
     }
+    #[inline(always)]
     fn narrow(value: f32) -> Self {
         value
     }
 }
 
 impl Element for bf16 {
+    #[inline(always)]
     fn widen(self) -> f32 {
         self.to_f32()
     }
+    #[inline(always)]
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
     }
@@ -49,13 +55,13 @@ impl NormAndSlope<'_> {
     pub fn apply(&self, x: &Tensor, threads: usize) -> bool {
         let size = x.size();
         let plain = x.device() == Device::Cpu && !x.requires_grad() && x.numel() > 0;
-        let [samples, channels, grid @ ..] = &size[..] else {
+        let [_, channels, grid @ ..] = &size[..] else {
             return false;
         };
         if !plain || !is_channels_last(&size, &x.stride()) {
             return false;
         }
-        let (samples, channels) = (*samples as usize, *channels as usize);
+        let channels = *channels as usize;
         let voxels = grid.iter().product::<i64>() as usize;
         let (mut scale, mut shift) = (vec![1f32; channels], vec![0f32; channels]);
         if let Some((a, b)) = self.scale_and_shift {
@@ -70,53 +76,70 @@ impl NormAndSlope<'_> {
                 return false;
             }
         }
-        let values = samples * voxels * channels;
-        // SAFETY: a dense tensor in main memory of as many elements of this kind; nobody else looks at what a convolution
-        // has just made.
+        // SAFETY: of that kind, and nobody else looks at what a convolution has just made.
         unsafe {
             match x.kind() {
-                Kind::Float => {
-                    let values = std::slice::from_raw_parts_mut(x.data_ptr().cast::<f32>(), values);
-                    for sample in values.chunks_exact_mut(voxels * channels) {
-                        self.normalise(sample, &scale, &shift, threads);
-                    }
-                }
-                Kind::BFloat16 => {
-                    let values = std::slice::from_raw_parts_mut(x.data_ptr().cast::<bf16>(), values);
-                    for sample in values.chunks_exact_mut(voxels * channels) {
-                        self.normalise(sample, &scale, &shift, threads);
-                    }
-                }
+                Kind::Float => self.normalise_all(values::<f32>(x), voxels, &scale, &shift, threads),
+                Kind::BFloat16 => self.normalise_all(values::<bf16>(x), voxels, &scale, &shift, threads),
                 _ => return false,
             }
         }
         true
     }
 
+    /// Samples of so many voxels, each with its channels.
+    fn normalise_all<T: Element>(
+        &self,
+        all: &mut [T],
+        voxels: usize,
+        scale: &[f32],
+        shift: &[f32],
+        threads: usize,
+    ) {
+        for sample in all.chunks_exact_mut(voxels * scale.len()) {
+            self.normalise(sample, scale, shift, threads);
+        }
+    }
+
     /// One sample: voxels, each with its channels.
     fn normalise<T: Element>(&self, sample: &mut [T], scale: &[f32], shift: &[f32], threads: usize) {
         let channels = scale.len();
-        let voxels = (sample.len() / channels) as f64;
-        let zero = vec![0f32; channels];
-        let sums = sums(sample, &zero, threads, |v, _| v);
-        let mean: Vec<f32> = sums.iter().map(|sum| (sum / voxels) as f32).collect();
-        let squares = self::sums(sample, &mean, threads, |v, mean| (v - mean) * (v - mean));
-        let factor: Vec<f32> = squares
+        let moments = moments(sample, channels, threads);
+        let mean: Vec<f32> = moments.mean.iter().map(|&mean| mean as f32).collect();
+        let factor: Vec<f32> = moments
+            .squares
             .iter()
             .zip(scale)
-            .map(|(sum, scale)| (1.0 / (sum / voxels + self.eps).sqrt()) as f32 * scale)
+            .map(|(squares, scale)| (1.0 / (squares / moments.voxels + self.eps).sqrt()) as f32 * scale)
             .collect();
         let slope = self.slope;
         in_parts(sample, channels, threads, |part| {
-            for voxel in part.chunks_exact_mut(channels) {
-                let places = mean.iter().zip(&factor).zip(shift);
-                for (v, ((mean, factor), shift)) in voxel.iter_mut().zip(places) {
-                    let normal = (v.widen() - mean) * factor + shift;
-                    *v = T::narrow(if normal < 0.0 { normal * slope } else { normal });
-                }
-            }
+            apply(part, &mean, &factor, shift, slope)
         });
     }
+}
+
+wide! {
+    /// Normalises voxels in place.
+    fn apply[T: Element](part: &mut [T], mean: &[f32], factor: &[f32], shift: &[f32], slope: f32) {
+        for voxel in part.chunks_exact_mut(mean.len()) {
+            let places = mean.iter().zip(factor).zip(shift);
+            for (v, ((mean, factor), shift)) in voxel.iter_mut().zip(places) {
+                let normal = (v.widen() - mean) * factor + shift;
+                *v = T::narrow(if normal < 0.0 { normal * slope } else { normal });
+            }
+        }
+    }
+}
+
+/// The values of a dense tensor in main memory.
+///
+/// # Safety
+/// They are of kind `T`, and nobody else looks at them.
+#[expect(clippy::mut_from_ref, reason = "a tensor's values are not borrowed with it")]
+unsafe fn values<T>(x: &Tensor) -> &mut [T] {
+    // SAFETY: so many values lie there, side by side.
+    unsafe { std::slice::from_raw_parts_mut(x.data_ptr().cast::<T>(), x.numel()) }
 }
 
 /// Whether the channels of a voxel lie side by side, and nothing lies between voxels.
@@ -131,34 +154,84 @@ fn is_channels_last(size: &[i64], stride: &[i64]) -> bool {
     (stride[1] == 1 || size[1] == 1) && (size[0] == 1 || stride[0] == expected)
 }
 
-/// The sum over voxels of what `of` makes of each channel's value and its `about`.
-fn sums<T: Element>(
-    sample: &mut [T],
-    about: &[f32],
-    threads: usize,
-    of: impl Fn(f32, f32) -> f32 + Copy + Send + Sync,
-) -> Vec<f64> {
-    let channels = about.len();
-    // Blocks are added in their order, whoever summed them.
-    let blocks = in_parts(sample, channels, threads, |part| {
-        let block = |block: &[T]| {
-            let mut sum = vec![0f32; channels];
-            for voxel in block.chunks_exact(channels) {
-                for ((sum, &v), &about) in sum.iter_mut().zip(voxel).zip(about) {
-                    *sum += of(v.widen(), about);
-                }
-            }
-            sum
-        };
-        part.chunks(BLOCK * channels).map(block).collect::<Vec<_>>()
+/// Of voxels: how many, each channel's mean, and its sum of squared distances from that mean.
+struct Moments {
+    voxels: f64,
+    mean: Vec<f64>,
+    squares: Vec<f64>,
+}
+
+impl Moments {
+    /// Those of the voxels of both (Chan, Golub and LeVeque 1979).
+    fn join(&mut self, other: &Self) {
+        let all = self.voxels + other.voxels;
+        let mine = self.mean.iter_mut().zip(&mut self.squares);
+        for ((mean, squares), (other_mean, other_squares)) in mine.zip(other.mean.iter().zip(&other.squares))
+        {
+            let apart = other_mean - *mean;
+            *mean += apart * other.voxels / all;
+            *squares += other_squares + apart * apart * self.voxels * other.voxels / all;
+        }
+        self.voxels = all;
+    }
+}
+
+/// The moments of a sample, which is read once. Blocks are joined in their order, whoever looked at them.
+fn moments<T: Element>(sample: &mut [T], channels: usize, threads: usize) -> Moments {
+    let parts = in_parts(sample, channels, threads, |part| {
+        part.chunks(BLOCK * channels)
+            .map(|block| block_moments(block, channels))
+            .collect::<Vec<_>>()
     });
-    let mut total = vec![0f64; channels];
-    for sum in blocks.iter().flatten() {
-        for (total, &sum) in total.iter_mut().zip(sum) {
-            *total += f64::from(sum);
+    let mut all = Moments {
+        voxels: 0.0,
+        mean: vec![0.0; channels],
+        squares: vec![0.0; channels],
+    };
+    for block in parts.iter().flatten() {
+        all.join(block);
+    }
+    all
+}
+
+/// The moments of a block, which the processor's cache holds while it is gone over twice.
+fn block_moments<T: Element>(block: &[T], channels: usize) -> Moments {
+    let voxels = (block.len() / channels) as f32;
+    let mut mean = vec![0f32; channels];
+    add(block, &mut mean);
+    for sum in &mut mean {
+        *sum /= voxels;
+    }
+    let mut squares = vec![0f32; channels];
+    add_squares(block, &mean, &mut squares);
+    Moments {
+        voxels: f64::from(voxels),
+        mean: mean.into_iter().map(f64::from).collect(),
+        squares: squares.into_iter().map(f64::from).collect(),
+    }
+}
+
+wide! {
+    /// Adds up each channel's values.
+    fn add[T: Element](block: &[T], sums: &mut [f32]) {
+        for voxel in block.chunks_exact(sums.len()) {
+            for (sum, v) in sums.iter_mut().zip(voxel) {
+                *sum += v.widen();
+            }
         }
     }
-    total
+}
+
+wide! {
+    /// Adds up each channel's squared distances from its mean.
+    fn add_squares[T: Element](block: &[T], mean: &[f32], sums: &mut [f32]) {
+        for voxel in block.chunks_exact(sums.len()) {
+            for ((sum, v), mean) in sums.iter_mut().zip(voxel).zip(mean) {
+                let apart = v.widen() - mean;
+                *sum += apart * apart;
+            }
+        }
+    }
 }
 
 /// Does `work` on parts of whole blocks, one a thread. What it made, in order.

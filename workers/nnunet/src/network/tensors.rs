@@ -10,17 +10,32 @@ use crate::Result;
 pub(crate) fn to_device(tensor: &Tensor32, device: Device) -> Result<Tensor> {
     let shape: Vec<i64> = tensor.shape.iter().map(|&n| n as i64).collect();
     let flat = Tensor::f_from_slice(&tensor.data)?.f_view(&shape[..])?;
-    Ok(match (device, shape.len()) {
-        (Device::Cpu, 4) => flat
-            .f_permute([0, 2, 3, 1])?
-            .f_contiguous()?
-            .f_permute([0, 3, 1, 2])?,
-        (Device::Cpu, 5) => flat
-            .f_permute([0, 2, 3, 4, 1])?
-            .f_contiguous()?
-            .f_permute([0, 4, 1, 2, 3])?,
-        _ => flat.f_to_device(device)?,
-    })
+    match shape.len() {
+        4 | 5 => channels_last(&flat.f_to_device(device)?),
+        _ => Ok(flat.f_to_device(device)?),
+    }
+}
+
+/// The same values (b, c, ...), on the processor with their channels side by side, as the convolutions leave theirs.
+pub(super) fn channels_last(x: &Tensor) -> Result<Tensor> {
+    let size = x.size();
+    if x.device() != Device::Cpu {
+        return Ok(x.shallow_clone());
+    }
+    let axes = size.len() as i64;
+    let mut order: Vec<i64> = (2..axes).collect();
+    order.insert(0, 0);
+    order.push(1);
+    let dense = x.f_permute(&order)?.f_contiguous()?;
+    // Said outright: of a single channel libtorch takes its place for any.
+    let mut stride = vec![1; size.len()];
+    let mut next = size[1];
+    for axis in (2..size.len()).rev() {
+        stride[axis] = next;
+        next *= size[axis];
+    }
+    stride[0] = next;
+    Ok(dense.f_as_strided(&size, &stride, None)?)
 }
 
 /// The values of a tensor in C order.

@@ -10,7 +10,7 @@ use super::{
     inference::NormAndSlope,
     nonlinearity::Nonlinearity,
     norm::{BlockNorm, Norm, NormKind},
-    tensors::{to_device, to_tensor32},
+    tensors::{channels_last, to_device, to_tensor32},
 };
 use crate::{Error, Result};
 
@@ -320,26 +320,4 @@ impl UNet {
             (_, true) => x.f_conv_transpose2d(weight, bias.as_ref(), stride, padding, &zero, 1, &one)?,
         })
     }
-}
-
-/// The same image (b, c, ...), on the processor with its channels side by side, as the convolutions leave theirs.
-fn channels_last(x: &Tensor) -> Result<Tensor> {
-    let size = x.size();
-    if x.device() != Device::Cpu {
-        return Ok(x.shallow_clone());
-    }
-    let axes = size.len() as i64;
-    let mut order: Vec<i64> = (2..axes).collect();
-    order.insert(0, 0);
-    order.push(1);
-    let dense = x.f_permute(&order)?.f_contiguous()?;
-    // Said outright: of a single channel libtorch takes its place for any.
-    let mut stride = vec![1; size.len()];
-    let mut next = size[1];
-    for axis in (2..size.len()).rev() {
-        stride[axis] = next;
-        next *= size[axis];
-    }
-    stride[0] = next;
-    Ok(dense.f_as_strided(&size, &stride, None)?)
 }

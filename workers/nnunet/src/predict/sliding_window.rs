@@ -332,6 +332,8 @@ fn two_at_once(
             predictions
         };
         let workers: Vec<_> = (0..AT_ONCE).map(start).collect();
+        // What this thread adds up is little, and libtorch's helpers would go on waiting for more of it on the others' time.
+        tch::set_num_threads(1);
         for number in 0..combinations.len().div_ceil(TOGETHER) {
             let predictions = workers[number % AT_ONCE].recv();
             let predictions =

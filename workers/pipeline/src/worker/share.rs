@@ -24,7 +24,7 @@ pub async fn share(connection: &Connection, folder: &SiteFolder, moved: bool) ->
     let subject = subjects::folder(&folder.site);
     let said = publish::encode(folder);
     if moved {
-        publish::replace(connection, &subject, said, None).await?;
+        publish::replace(connection, &subject, said).await?;
         return Ok(());
     }
     if publish::create(connection, &subject, said).await? == Created::New {
@@ -47,6 +47,6 @@ pub async fn share(connection: &Connection, folder: &SiteFolder, moved: bool) ->
 pub async fn announce(connection: &Connection, announce: &Announce) -> Result<(), Error> {
     names::check_site("site", &announce.site)?;
     let subject = subjects::announce(&announce.site);
-    publish::replace(connection, &subject, publish::encode(announce), None).await?;
+    publish::replace(connection, &subject, publish::encode(announce)).await?;
     Ok(())
 }

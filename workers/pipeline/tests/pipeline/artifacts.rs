@@ -54,7 +54,7 @@ async fn an_upload_that_broke_off_is_completed() {
         size: bytes.len() as u64,
     };
     let second = bytes.slice(CHUNK_BYTES as usize..2 * CHUNK_BYTES as usize);
-    publish::replace(connection, &subjects::chunk(&artifact, 1), second, None)
+    publish::replace(connection, &subjects::chunk(&artifact, 1), second)
         .await
         .unwrap();
     assert!(!exists(connection, &artifact).await.unwrap());
@@ -88,14 +88,9 @@ async fn a_corrupted_chunk_is_found_and_leaves_no_file() {
         .unwrap();
     let mut wrong = bytes[CHUNK_BYTES as usize..].to_vec();
     wrong[77] ^= 1;
-    publish::replace(
-        connection,
-        &subjects::chunk(&artifact, 1),
-        Bytes::from(wrong),
-        None,
-    )
-    .await
-    .unwrap();
+    publish::replace(connection, &subjects::chunk(&artifact, 1), Bytes::from(wrong))
+        .await
+        .unwrap();
     let folder = private.folder.path().join("downloads");
     std::fs::create_dir(&folder).unwrap();
     let error = download_file(connection, &artifact, &folder.join("file"))

@@ -84,10 +84,10 @@ async fn a_message_is_created_once_also_over_a_crash() {
 async fn a_publisher_that_expects_nothing_is_stopped_by_the_server_and_told_it_is_no_success() {
     let private = private().await;
     let subject = "rounds.task.a.infer.j.0.0.0.1";
-    publish::replace(&private.connection, subject, Bytes::from_static(b"1"), None)
+    publish::replace(&private.connection, subject, Bytes::from_static(b"1"))
         .await
         .unwrap();
-    let second = publish::replace(&private.connection, subject, Bytes::from_static(b"2"), None).await;
+    let second = publish::replace(&private.connection, subject, Bytes::from_static(b"2")).await;
     assert!(matches!(second, Err(Error::Full { .. })), "{second:?}");
 }
 
@@ -121,7 +121,7 @@ async fn a_tail_goes_on_after_a_crash_without_loss_or_repetition() {
         publish::create(&connection, &subject, Bytes::from_static(b"{}"))
             .await
             .unwrap();
-        publish::replace(&connection, subjects::SUBMIT, Bytes::from_static(b"x"), None)
+        publish::replace(&connection, subjects::SUBMIT, Bytes::from_static(b"x"))
             .await
             .unwrap();
         if number % 7 == 0 {

@@ -4,8 +4,8 @@ use super::{
     patch::Patch,
     random::{around_one, some_channels},
     statistics::Statistics,
-    wide::wide,
 };
+use crate::wide::wide;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 

@@ -1,7 +1,8 @@
 //! Changes around a place: a brightness gradient and a local gamma (batchgeneratorsv2
 //! `BrightnessGradientAdditiveTransform`, `LocalGammaTransform`).
 
-use super::{intensity::pow_unit, patch::Patch, random::uniform, statistics::Statistics, wide::wide};
+use super::{intensity::pow_unit, patch::Patch, random::uniform, statistics::Statistics};
+use crate::wide::wide;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 

@@ -3,8 +3,8 @@
 use super::{
     patch::Patch,
     random::{some_channels, uniform},
-    wide::wide,
 };
+use crate::wide::wide;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 

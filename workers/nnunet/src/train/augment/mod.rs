@@ -24,7 +24,6 @@ pub mod spatial;
 mod statistics;
 pub mod target;
 pub mod turn;
-mod wide;
 
 pub use patch::Patch;
 pub use settings::{Augmentation, AugmentationSettings, SegInterpolation};

@@ -1,6 +1,7 @@
 //! Sharpening (batchgeneratorsv2 `SharpeningTransform`, without its clamp, as nnU-Net configures it).
 
-use super::{intensity::PerChannel, patch::Patch, wide::wide};
+use super::{intensity::PerChannel, patch::Patch};
+use crate::wide::wide;
 
 /// Adds to each voxel its channel's strength times how far it stands out from its neighbours: those that share a
 /// face; the border voxel stands in for one outside. In 2D the two along z, which are the voxel itself, drop out.

@@ -8,9 +8,8 @@ use super::{
     patch::Patch,
     random::{chance, uniform},
     sampling::{Reach, Row, Source},
-    wide::wide,
 };
-use crate::train::loader::Window;
+use crate::{train::loader::Window, wide::wide};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 

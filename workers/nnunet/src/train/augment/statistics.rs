@@ -1,6 +1,6 @@
 //! Mean, deviation and range of a channel in one pass.
 
-use super::wide::wide;
+use crate::wide::wide;
 
 const LANES: usize = 16;
 

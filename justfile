@@ -150,6 +150,12 @@ check-systemd:
     {{ python }} deploy/setup/checks.py {{ tools }}/checks systemd
     {{ python }} deploy/machine.py target/release/rounds {{ tools }}/mni "$(command -v nats-server)" target/bundle/*.tar.gz
 
+# Build the orchestrator's image with buildah, with --site that of a site too, and train with it; ten minutes each; needs root
+check-image *arguments: setup
+    cargo test --release --workspace --no-run
+    {{ python }} deploy/setup/checks.py {{ tools }}/checks image
+    {{ python }} deploy/image.py target/release/rounds {{ tools }}/mni "$(command -v nats-server)" {{ arguments }}
+
 # Show the queue as KEDA reads it, and how long 1, 2 and 4 workers take to preprocess an nnU-Net raw data set
 scaling data: build
     {{ python }} deploy/scaling.py target/release/rounds {{ data }}

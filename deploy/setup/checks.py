@@ -32,6 +32,7 @@ DEBIAN = {
     },
     "network": {"tinyproxy": "tinyproxy", "haproxy": "haproxy", "ip": "iproute2", "openssl": "openssl"},
     "systemd": {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container"},
+    "image": {"debootstrap": "debootstrap", "buildah": "buildah"},
     "bundle": {"objcopy": "binutils", "busybox": "busybox-static"},
     "screenshots": {"chromium-headless-shell": "chromium-headless-shell", "node": "nodejs", "npm": "npm"},
 }

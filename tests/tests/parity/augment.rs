@@ -1,5 +1,6 @@
 //! Sampling and augmentation against nnU-Net's loader and batchgeneratorsv2, given the same parameters.
 
+mod batches;
 mod heavy;
 pub mod samples;
 mod speed;

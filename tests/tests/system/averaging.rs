@@ -12,17 +12,31 @@ use nnunet::{
     progress::Unobserved,
 };
 
-/// A model of so many bytes.
-fn model(bytes: usize) -> StateDict {
-    let tensors = 24;
-    let values = bytes / 4 / tensors;
+/// The weights of a 3D U-Net of six stages, as nnU-Net plans it for large images: 31 million.
+fn model() -> StateDict {
+    let features = [32, 64, 128, 256, 320, 320];
+    let mut shapes = Vec::new();
+    for (stage, &out) in features.iter().enumerate() {
+        let below = if stage == 0 { 1 } else { features[stage - 1] };
+        shapes.extend([vec![out, below, 3, 3, 3], vec![out, out, 3, 3, 3]]);
+    }
+    for pair in features.windows(2).rev() {
+        let [out, below] = [pair[0], pair[1]];
+        shapes.extend([
+            vec![below, out, 2, 2, 2],
+            vec![out, 2 * out, 3, 3, 3],
+            vec![out, out, 3, 3, 3],
+        ]);
+    }
     let mut weights = StateDict::new();
-    for index in 0..tensors {
-        let tensor = Tensor32 {
-            shape: vec![values],
-            data: vec![0.5; values],
-        };
-        weights.insert(format!("{index:02}"), tensor).unwrap();
+    for (index, shape) in shapes.into_iter().enumerate() {
+        let channels = shape[0];
+        for (part, shape) in [("weight", shape), ("bias", vec![channels])] {
+            let data = vec![0.5; shape.iter().product()];
+            weights
+                .insert(format!("{index:02}.{part}"), Tensor32 { shape, data })
+                .unwrap();
+        }
     }
     weights
 }
@@ -38,7 +52,8 @@ fn memory() -> u64 {
 #[test]
 #[ignore = "a measurement: just overhead"]
 fn overhead_of_averaging() {
-    let bytes = 120_000_000;
+    let model = model();
+    let bytes = 4 * model.iter().map(|(_, tensor)| tensor.data.len()).sum::<usize>();
     let folder = tempfile::tempdir().unwrap();
     let source = vec![1u8; 4 * bytes];
     let mut copy = vec![2u8; source.len()];
@@ -52,7 +67,7 @@ fn overhead_of_averaging() {
         let contributions: Vec<Contribution> = (0..sites)
             .map(|site| {
                 let weights = folder.path().join(format!("{site}"));
-                safetensors::write(&model(bytes), &weights).unwrap();
+                safetensors::write(&model, &weights).unwrap();
                 Contribution {
                     site: format!("{site:02}"),
                     weights,
@@ -79,7 +94,8 @@ fn overhead_of_averaging() {
             (seconds, watching.join().unwrap())
         });
         println!(
-            "average of {sites} sites, 120 MB each: {:.0} MB/s read, {:.2} models of memory",
+            "average of {sites} sites, {} MB each: {:.0} MB/s read, {:.2} models of memory",
+            bytes / 1_000_000,
             (sites * bytes) as f64 / seconds / 1e6,
             most.saturating_sub(before) as f64 / bytes as f64,
         );

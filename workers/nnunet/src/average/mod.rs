@@ -1,8 +1,8 @@
 //! The average of a round: the weighted mean of the sites' weights (McMahan et al., arXiv 1602.05629), and of their
 //! momentum where it travels with them; or what a few sites cannot drag away.
 //!
-//! Works tensor by tensor and needs no libtorch: while one is averaged, the one before is written. Memory of two tensors,
-//! whatever the number of sites.
+//! Needs no libtorch. While some values are averaged, those before are written: the memory of a few MB, whatever the
+//! number of sites.
 
 mod norm_bound;
 mod rule;
@@ -11,14 +11,15 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
 use self::rule::Values;
 pub use self::{norm_bound::Bounded, rule::Rule};
 
 use crate::{
     Error, Result,
-    checkpoint::safetensors::{TensorFile, Writer, check_shapes},
+    checkpoint::{
+        made::{self, PART, Part},
+        safetensors::{TensorFile, check_shapes},
+    },
     progress::Observer,
     update::weight_of_momentum,
 };
@@ -91,26 +92,15 @@ pub fn average(
         bound: bound.as_ref(),
     };
 
-    let mut writer = Writer::<f32>::create(output, &shapes)?;
-    // What is written while the next is averaged in the other.
-    let (mut before, mut mean): (Option<Vec<f32>>, Vec<f32>) = (None, Vec::new());
-    for (done, (name, shape)) in shapes.iter().enumerate() {
-        if observer.stop_requested() {
-            return Err(Error::Stopped);
-        }
-        let write = || before.as_deref().map_or(Ok(()), |before| writer.push(before));
-        mean.resize(shape.iter().product(), 0.0);
-        let (written, averaged) = rayon::join(write, || sites.average(name, &mut mean));
-        written?;
-        averaged?;
-        mean = before.replace(mean).unwrap_or_default();
-        observer.advanced("tensors averaged", done + 1, shapes.len());
-    }
-    if let Some(before) = before {
-        writer.push(&before)?;
-    }
+    let digest = made::write(
+        output,
+        &shapes,
+        observer,
+        || vec![[0; 4]; PART * (files.len() + 1)],
+        |buffer, part, out| sites.average(buffer, part, out),
+    )?;
     Ok(Averaged {
-        digest: writer.finish_scratch()?,
+        digest,
         bounded: bound.map(|bound| bound.bounded).unwrap_or_default(),
     })
 }
@@ -124,42 +114,38 @@ struct Sites<'a> {
 }
 
 impl Sites<'_> {
-    /// One tensor's average, into `mean`.
-    fn average(&self, name: &str, mean: &mut [f32]) -> Result<()> {
-        // A site without a buffer of momentum takes no part in its tensor.
-        let present: Vec<usize> = (0..self.files.len())
-            .filter(|place| self.files[*place].has(name))
-            .collect();
+    /// The average of some values.
+    fn average(&self, buffer: &mut [[u8; 4]], part: Part<'_>, out: &mut [f32]) -> Result<()> {
+        let Part { name, first, .. } = part;
         let bound = self.bound.filter(|bound| bound.base.has(name));
-        mean.par_chunks_mut(CHUNK).enumerate().try_for_each_init(
-            || vec![[0; 4]; CHUNK * (present.len() + 1)],
-            |buffer, (chunk, out)| {
-                let (base, buffer) = buffer.split_at_mut(CHUNK);
-                let mut inputs: Vec<Values> = Vec::with_capacity(present.len());
-                for (place, buffer) in present.iter().zip(buffer.chunks_mut(CHUNK)) {
-                    let values = &mut buffer[..out.len()];
-                    self.files[*place].read(name, chunk * CHUNK, values.as_flattened_mut())?;
-                    if !values.iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite()) {
-                        return Err(Error::invalid(
-                            format!("site {}", self.ordered[*place].site),
-                            format!("tensor {name} holds a value that is not finite"),
-                        ));
-                    }
-                    inputs.push((*place, values));
-                }
-                match (self.rule, bound) {
-                    (Rule::BoundedMean { .. }, Some(bound)) => {
-                        let base = &mut base[..out.len()];
-                        bound.base.read(name, chunk * CHUNK, base.as_flattened_mut())?;
-                        rule::bounded_mean(self.ordered, &inputs, base, &bound.factors, out);
-                    }
-                    (Rule::Median, _) => rule::median(&inputs, out),
-                    (Rule::TrimmedMean { trim }, _) => rule::trimmed_mean(&inputs, *trim, out),
-                    _ => rule::mean(self.ordered, &inputs, out),
-                }
-                Ok(())
-            },
-        )
+        let (base, buffer) = buffer.split_at_mut(PART);
+        let mut inputs: Vec<Values> = Vec::with_capacity(self.files.len());
+        // A site without a buffer of momentum takes no part in its tensor.
+        let present = self.files.iter().enumerate().filter(|(_, file)| file.has(name));
+        for ((place, file), buffer) in present.zip(buffer.chunks_mut(PART)) {
+            let values = &mut buffer[..out.len()];
+            file.read(name, first, values.as_flattened_mut())?;
+            // All are looked at, without a branch: several at once.
+            let finite = |finite, bytes: &[u8; 4]| finite & f32::from_le_bytes(*bytes).is_finite();
+            if !values.iter().fold(true, finite) {
+                return Err(Error::invalid(
+                    format!("site {}", self.ordered[place].site),
+                    format!("tensor {name} holds a value that is not finite"),
+                ));
+            }
+            inputs.push((place, values));
+        }
+        match (self.rule, bound) {
+            (Rule::BoundedMean { .. }, Some(bound)) => {
+                let base = &mut base[..out.len()];
+                bound.base.read(name, first, base.as_flattened_mut())?;
+                rule::bounded_mean(self.ordered, &inputs, base, &bound.factors, out);
+            }
+            (Rule::Median, _) => rule::median(&inputs, out),
+            (Rule::TrimmedMean { trim }, _) => rule::trimmed_mean(&inputs, *trim, out),
+            _ => rule::mean(self.ordered, &inputs, out),
+        }
+        Ok(())
     }
 }
 
@@ -200,6 +186,3 @@ fn shapes(ordered: &[&Contribution], files: &[TensorFile]) -> Result<Vec<(String
     }
     Ok(expected.into_iter().collect())
 }
-
-/// Values that one thread averages at a time: those of a few sites fit its processor's cache.
-const CHUNK: usize = 1 << 14;

@@ -14,7 +14,7 @@ use crate::{
 /// Two tensors, the second of more values than one thread takes at a time.
 fn state(values: &[f32]) -> StateDict {
     let mut state = StateDict::new();
-    let long: Vec<f32> = values.iter().copied().cycle().take(CHUNK + 3).collect();
+    let long: Vec<f32> = values.iter().copied().cycle().take(PART + 3).collect();
     for (name, data) in [("a", values.to_vec()), ("b", long)] {
         let tensor = Tensor32::new(vec![data.len()], data).unwrap();
         state.insert(name, tensor).unwrap();
@@ -85,7 +85,7 @@ proptest! {
         safetensors::write(&state(&base), &base_file).unwrap();
         let (bounded, made) = run(&Rule::BoundedMean { norm_bound, base: base_file });
         // The second tensor repeats the first.
-        let times = |at: usize| 1.0 + ((CHUNK + 3 - at) as f64 / 7.0).ceil();
+        let times = |at: usize| 1.0 + ((PART + 3 - at) as f64 / 7.0).ceil();
         let norm = |site: usize| -> f64 {
             let squares = (0..7).map(|at| times(at) * (f64::from(own(site)[at]) - f64::from(base[at])).powi(2));
             squares.sum::<f64>().sqrt()

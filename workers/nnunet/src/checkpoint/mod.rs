@@ -2,6 +2,7 @@
 //!
 //! Nothing here needs libtorch.
 
+pub(crate) mod made;
 mod optimizer_state;
 pub mod pickle;
 mod pth_read;

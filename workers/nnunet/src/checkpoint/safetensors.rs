@@ -212,6 +212,8 @@ pub struct Writer<T = f32> {
     file: File,
     hash: Sha256,
     shapes: std::vec::IntoIter<(String, Vec<usize>)>,
+    /// Values that are not written yet.
+    left: usize,
 }
 
 impl<T: Value> Writer<T> {
@@ -227,6 +229,10 @@ impl<T: Value> Writer<T> {
             file,
             hash: Sha256::new(),
             shapes: Vec::from(shapes).into_iter(),
+            left: shapes
+                .iter()
+                .map(|(_, shape)| shape.iter().product::<usize>())
+                .sum(),
         };
         writer.put(&header::<T>(shapes))?;
         Ok(writer)
@@ -244,6 +250,15 @@ impl<T: Value> Writer<T> {
                 format!("tensor {name} of shape {shape:?} has {} values", values.len()),
             ));
         }
+        self.append(values)
+    }
+
+    /// Adds the next values, of however many tensors.
+    pub(crate) fn append(&mut self, values: &[T]) -> Result<()> {
+        self.left = self
+            .left
+            .checked_sub(values.len())
+            .ok_or_else(|| Error::bad_file(&self.path, "more values than promised"))?;
         let mut bytes = Vec::new();
         for chunk in values.chunks(1 << 16) {
             bytes.clear();
@@ -260,12 +275,10 @@ impl<T: Value> Writer<T> {
     }
 
     /// As [`Writer::finish`], of a file that nobody looks for after a crash: it is not synced.
-    pub fn finish_scratch(mut self) -> Result<String> {
-        if let Some((name, _)) = self.shapes.next() {
-            return Err(Error::bad_file(
-                &self.path,
-                format!("tensor {name} was not written"),
-            ));
+    pub fn finish_scratch(self) -> Result<String> {
+        if self.left > 0 {
+            let reason = format!("{} values were not written", self.left);
+            return Err(Error::bad_file(&self.path, reason));
         }
         std::fs::rename(&self.temporary, &self.path).map_err(Error::io(&self.path))?;
         Ok(hex::encode(self.hash.finalize()))

@@ -2,16 +2,18 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use rayon::prelude::*;
 use schemas::masking::LARGEST_TOTAL;
 use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-use super::{Bytes32, fixed_point, group::Group, mask::Stream, masked::CHUNK, shamir};
+use super::{Bytes32, fixed_point, group::Group, mask::Stream, shamir};
 use crate::{
     Error, Result,
     average::Contribution,
-    checkpoint::safetensors::{TensorFile, Writer, check_shapes},
+    checkpoint::{
+        made::{self, PART},
+        safetensors::{TensorFile, check_shapes},
+    },
     progress::Observer,
 };
 
@@ -27,8 +29,7 @@ pub struct Revealed {
 }
 
 /// Writes the weighted mean of hidden `contributions` to `output` as safetensors, and returns the digest of its bytes.
-/// The file is not synced.
-/// They were hidden for a sum over `sharers`; `revealed` takes the masks off.
+/// The file is not synced. They were hidden for a sum over `sharers`; `revealed` takes the masks off.
 ///
 /// # Errors
 /// Fewer contributions or revealed shares than the threshold, a share that does not fit, tensors that differ in name or
@@ -73,39 +74,24 @@ pub fn sum(
             })?;
     }
     let shapes: Vec<_> = shapes.into_iter().collect();
-    let mut writer = Writer::<f32>::create(output, &shapes)?;
-    let mut first = 0u64;
-    for (done, (name, shape)) in shapes.iter().enumerate() {
-        if observer.stop_requested() {
-            return Err(Error::Stopped);
+    let scratch = || (vec![[0; 8]; PART], vec![0u64; PART]);
+    made::write(output, &shapes, observer, scratch, |(input, sum), part, out| {
+        let (input, sum) = (&mut input[..out.len()], &mut sum[..out.len()]);
+        sum.fill(0);
+        for file in &files {
+            file.read(part.name, part.first, input.as_flattened_mut())?;
+            for (sum, bytes) in sum.iter_mut().zip(&*input) {
+                *sum = sum.wrapping_add(u64::from_le_bytes(*bytes));
+            }
         }
-        let mut mean = vec![0f32; shape.iter().product()];
-        mean.par_chunks_mut(CHUNK).enumerate().try_for_each_init(
-            || vec![[0; 8]; CHUNK],
-            |input, (chunk, out)| {
-                let from = chunk * CHUNK;
-                let input = &mut input[..out.len()];
-                let mut sum = vec![0u64; out.len()];
-                for file in &files {
-                    file.read(name, from, input.as_flattened_mut())?;
-                    for (sum, bytes) in sum.iter_mut().zip(&*input) {
-                        *sum = sum.wrapping_add(u64::from_le_bytes(*bytes));
-                    }
-                }
-                for stream in &streams {
-                    stream.apply(first + from as u64, &mut sum);
-                }
-                for (out, sum) in out.iter_mut().zip(sum) {
-                    *out = fixed_point::decode(sum, total);
-                }
-                Ok::<(), Error>(())
-            },
-        )?;
-        writer.push(&mean)?;
-        first += mean.len() as u64;
-        observer.advanced("tensors averaged", done + 1, shapes.len());
-    }
-    writer.finish_scratch()
+        for stream in &streams {
+            stream.apply(part.before as u64, sum);
+        }
+        for (out, sum) in out.iter_mut().zip(sum) {
+            *out = fixed_point::decode(*sum, total);
+        }
+        Ok(())
+    })
 }
 
 /// What takes the masks off: the survivors' own, and theirs with those who vanished behind sharing.

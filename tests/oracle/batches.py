@@ -2,7 +2,7 @@
 
 batches.py FOLDER TRAINER BATCHES BATCH_SIZE PATCH...
 
-FOLDER/case.data (float32) and case.seg (int16) are a case (1, 24, 44, 38). Prints, as JSON, the figures of each sample in
+FOLDER/case.in.data (float32) and case.in.seg (int16) are a case (1, 24, 44, 38). Prints, as JSON, the figures of each sample in
 the order of tests/parity/augment/batches.rs.
 """
 
@@ -34,8 +34,8 @@ def figures(image, seg):
 
 
 def main(folder, name, batches, batch_size, *patch):
-    data = np.fromfile(folder / "case.data", "<f4").reshape(SHAPE)
-    seg = np.fromfile(folder / "case.seg", "<i2").reshape(SHAPE)
+    data = np.fromfile(folder / "case.in.data", "<f4").reshape(SHAPE)
+    seg = np.fromfile(folder / "case.in.seg", "<i2").reshape(SHAPE)
     case = SimpleNamespace(
         identifiers=["a"],
         load_case=lambda _: (data, seg, None, {"class_locations": {label: np.argwhere(seg == label) for label in (1, 2)}}))

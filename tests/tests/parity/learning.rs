@@ -1,6 +1,6 @@
 //! Losses with their gradients, and whole epochs of training from the same weights and batches.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path};
 
 use ndarray::Array4;
 use nnunet::{
@@ -9,7 +9,6 @@ use nnunet::{
     train::{
         Mirroring, MomentumState, Trainer, TrainerSettings, TrainerVariant,
         augment::Augmentation,
-        loader::{Case, Cases},
         loss::{Loss, deep_supervision_weights},
         network_of,
     },
@@ -23,7 +22,7 @@ use tch::{Kind, Tensor};
 use tests::parity_table;
 
 use super::{
-    augment::samples::Memory,
+    augment::samples::{Memory, Only},
     network::{Floats, Numbers, architecture, largest_difference, read_weights, write},
 };
 
@@ -133,21 +132,6 @@ fn losses_and_gradients_are_pythons() {
         );
         let dataset = trainer.replace("nnUNetTrainer", "loss ");
         parity_table::compared("loss", &dataset, &what, &format!("{furthest:.1e}")).unwrap();
-    }
-}
-
-struct OneCase {
-    names: Vec<String>,
-    case: Arc<Memory>,
-}
-
-impl Cases for OneCase {
-    fn identifiers(&self) -> &[String] {
-        &self.names
-    }
-
-    fn open(&self, _: usize) -> nnunet::Result<Arc<dyn Case>> {
-        Ok(self.case.clone())
     }
 }
 
@@ -272,14 +256,10 @@ fn trainer(training: &Value, numbers: &mut Numbers, folder: &Path) -> (Trainer, 
         bfloat16: false,
         loader_threads: 1,
     };
-    let case = Memory {
-        data: Array4::from_shape_vec(shape, image).unwrap(),
-        seg: Array4::from_shape_vec(shape, seg).unwrap(),
-    };
-    let cases = Arc::new(OneCase {
-        names: vec!["case".into()],
-        case: Arc::new(case),
-    });
+    let cases = Only::new(Memory::new(
+        Array4::from_shape_vec(shape, image).unwrap(),
+        Array4::from_shape_vec(shape, seg).unwrap(),
+    ));
     let trainer = Trainer::new(
         settings,
         cases.clone(),

@@ -1,16 +1,13 @@
 //! Batches as wholes: the draws differ, so it is figures of many samples that are compared.
 
-use std::{fs, sync::Arc};
-
-use ndarray::ArrayView4;
 use nnunet::train::{
     augment::{Augmentation, AugmentationSettings},
     batch::{BatchSettings, BatchSource, Split},
-    loader::{Case, Cases, ClassVoxels, Oversampling},
+    loader::{ClassVoxels, Oversampling},
 };
 use tests::{oracle, parity_table};
 
-use super::samples::{Memory, case};
+use super::samples::{Memory, Only, case};
 
 /// Classes with locations.
 const LABELS: [i16; 2] = [1, 2];
@@ -19,38 +16,6 @@ const BATCH: usize = 4;
 const SAMPLES: (usize, usize) = (4_000, 400);
 /// What the means of one figure may differ by, in standard errors of their difference: by chance one of a million does.
 const ERRORS: f64 = 5.0;
-
-/// A case with its class locations, which is all that is drawn from.
-struct Only {
-    names: Vec<String>,
-    case: Arc<Located>,
-}
-
-struct Located {
-    memory: Memory,
-    locations: Vec<ClassVoxels>,
-}
-
-impl Cases for Only {
-    fn identifiers(&self) -> &[String] {
-        &self.names
-    }
-    fn open(&self, _: usize) -> nnunet::Result<Arc<dyn Case>> {
-        Ok(self.case.clone())
-    }
-}
-
-impl Case for Located {
-    fn data(&self) -> ArrayView4<'_, f32> {
-        self.memory.data()
-    }
-    fn seg(&self) -> ArrayView4<'_, i16> {
-        self.memory.seg()
-    }
-    fn class_locations(&self) -> &[ClassVoxels] {
-        &self.locations
-    }
-}
 
 fn locations(memory: &Memory, label: i16) -> ClassVoxels {
     let voxels = memory.seg.indexed_iter().filter(|(_, v)| **v == label);
@@ -108,20 +73,11 @@ fn means(samples: &[Vec<f64>]) -> Vec<(f64, f64)> {
 
 #[test]
 fn batches_look_like_pythons() {
-    let memory = case(1, [24, 44, 38], 4);
+    let mut memory = case(1, [24, 44, 38], 4);
+    memory.locations = LABELS.map(|label| locations(&memory, label)).into();
     let folder = tempfile::tempdir().unwrap();
-    let data: Vec<u8> = memory.data.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let seg: Vec<u8> = memory.seg.iter().flat_map(|v| v.to_le_bytes()).collect();
-    fs::write(folder.path().join("case.data"), data).unwrap();
-    fs::write(folder.path().join("case.seg"), seg).unwrap();
-    let located = Located {
-        locations: LABELS.map(|label| locations(&memory, label)).into(),
-        memory,
-    };
-    let cases = Arc::new(Only {
-        names: vec!["a".into()],
-        case: Arc::new(located),
-    });
+    memory.write(folder.path(), "case");
+    let cases = Only::new(memory);
     for (augmentation, trainer, patches) in [
         (
             Augmentation::Default,

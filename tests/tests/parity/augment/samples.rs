@@ -7,14 +7,35 @@ use nnunet::train::{
         intensity::PerChannel, low_resolution::LowResolution, mirror::Mirror, noise::Noise,
         random::SampleKey, spatial::Spatial,
     },
-    loader::{Case, ClassVoxels, Window},
+    loader::{Case, Cases, ClassVoxels, Window},
 };
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
+/// A case in memory.
 pub struct Memory {
     pub data: Array4<f32>,
     pub seg: Array4<i16>,
+    pub locations: Vec<ClassVoxels>,
+}
+
+impl Memory {
+    /// A case without class locations.
+    pub fn new(data: Array4<f32>, seg: Array4<i16>) -> Self {
+        Memory {
+            data,
+            seg,
+            locations: Vec::new(),
+        }
+    }
+
+    /// Writes what Python reads: `<name>.in.data`, `<name>.in.seg`.
+    pub fn write(&self, folder: &Path, name: &str) {
+        let data: Vec<u8> = self.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+        fs::write(folder.join(format!("{name}.in.data")), data).unwrap();
+        let seg: Vec<u8> = self.seg.iter().flat_map(|v| v.to_le_bytes()).collect();
+        fs::write(folder.join(format!("{name}.in.seg")), seg).unwrap();
+    }
 }
 
 impl Case for Memory {
@@ -25,7 +46,31 @@ impl Case for Memory {
         self.seg.view()
     }
     fn class_locations(&self) -> &[ClassVoxels] {
-        &[]
+        &self.locations
+    }
+}
+
+/// The only case of a data set.
+pub struct Only {
+    names: Vec<String>,
+    case: Arc<Memory>,
+}
+
+impl Only {
+    pub fn new(case: Memory) -> Arc<Self> {
+        Arc::new(Only {
+            names: vec!["a".into()],
+            case: Arc::new(case),
+        })
+    }
+}
+
+impl Cases for Only {
+    fn identifiers(&self) -> &[String] {
+        &self.names
+    }
+    fn open(&self, _: usize) -> nnunet::Result<Arc<dyn Case>> {
+        Ok(self.case.clone())
     }
 }
 
@@ -42,7 +87,7 @@ pub fn case(channels: usize, [z, y, x]: [usize; 3], labels: i16) -> Memory {
         let wave = (z as f32 / 4.0).sin() + (y as f32 / 5.0).cos() + (x as f32 / 3.0).sin();
         ((wave + 3.0) / 6.0 * f32::from(labels)) as i16 - 1
     });
-    Memory { data, seg }
+    Memory::new(data, seg)
 }
 
 /// A sample of a case with what is done to it.
@@ -75,14 +120,7 @@ impl Sample {
 
     /// Writes what Python reads, and returns its request.
     pub fn write(&self, folder: &Path) -> Value {
-        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        fs::write(
-            folder.join(format!("{}.in.data", self.name)),
-            bytes(self.case.data.as_slice().unwrap()),
-        )
-        .unwrap();
-        let seg: Vec<u8> = self.case.seg.iter().flat_map(|v| v.to_le_bytes()).collect();
-        fs::write(folder.join(format!("{}.in.seg", self.name)), seg).unwrap();
+        self.case.write(folder, &self.name);
         let channels = self.case.data.dim().0;
         let noise = self.drawn.transforms.iter().find_map(|t| match t {
             Transform::Noise(noise) => Some(noise),
@@ -97,7 +135,8 @@ impl Sample {
                 size: self.settings.patch_size,
             };
             noise.apply(&mut patch);
-            fs::write(folder.join(format!("{}.noise", self.name)), bytes(&patch.data)).unwrap();
+            let bytes: Vec<u8> = patch.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+            fs::write(folder.join(format!("{}.noise", self.name)), bytes).unwrap();
         }
         let s = &self.settings;
         json!({

@@ -1,25 +1,13 @@
 //! How long a batch takes, measured beside nnU-Net's loader.
 
-use super::samples::{Memory, case};
+use super::samples::{Only, case};
 use ndarray::Array4;
 use nnunet::train::{
     augment::{Augmentation, AugmentationSettings},
     batch::{BatchSettings, BatchSource, Split},
-    loader::{Case, Cases, Oversampling},
+    loader::Oversampling,
 };
-use std::sync::Arc;
 use tests::oracle;
-
-struct One(Vec<String>, Arc<Memory>);
-
-impl Cases for One {
-    fn identifiers(&self) -> &[String] {
-        &self.0
-    }
-    fn open(&self, _: usize) -> nnunet::Result<Arc<dyn Case>> {
-        Ok(self.1.clone())
-    }
-}
 
 /// CPU seconds of this process, so that other work on the machine does not count.
 fn cpu_seconds() -> f64 {
@@ -76,7 +64,7 @@ fn compare(augmentation: Augmentation, trainer: &str, patch: &[usize], batch_siz
         threads: 1,
         prefetch: 1,
     };
-    let cases = Arc::new(One(vec!["a".into()], Arc::new(memory)));
+    let cases = Only::new(memory);
     let source = BatchSource::new(settings, cases.clone(), cases).unwrap();
     let count = 100;
     let start = cpu_seconds();

@@ -1,7 +1,6 @@
 //! Sampling a row of a patch from a case: the image linearly, the segmentation per label.
 
-use crate::train::loader::Window;
-use crate::wide::wide;
+use crate::{train::loader::Window, wide::wide};
 use half::f16;
 
 /// One row of samples: where they lie and what they are weighted with.

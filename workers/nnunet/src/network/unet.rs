@@ -67,6 +67,18 @@ impl UNet {
         self
     }
 
+    /// The network for inference alone: what convolutions multiply with is converted here, and not in every pass.
+    pub fn for_inference(mut self) -> Result<Self> {
+        for parameter in &mut self.parameters {
+            let converted = parameter.f_detach()?;
+            *parameter = match converted.dim() {
+                0..=3 => converted,
+                _ => converted.f_to_kind(self.kind)?,
+            };
+        }
+        Ok(self)
+    }
+
     /// What the network consists of.
     pub fn layout(&self) -> &Layout {
         &self.layout

@@ -181,8 +181,11 @@ impl Predictor {
 
     fn add(&mut self, fold: FoldId, weights: &StateDict, device: Device) -> Result<()> {
         let network = UNet::new(self.model.layout.clone(), weights, torch_device(device)?)?;
-        self.networks
-            .push(network.in_bfloat16(self.model.window.settings.bfloat16));
+        self.networks.push(
+            network
+                .in_bfloat16(self.model.window.settings.bfloat16)
+                .for_inference()?,
+        );
         self.model.folds.push(fold);
         Ok(())
     }

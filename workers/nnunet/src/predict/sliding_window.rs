@@ -136,40 +136,16 @@ impl SlidingWindow {
             _ => (Tensor::f_zeros(shape, (kind, results))?, None),
         };
         let weights = Tensor::f_zeros(&size[1..], (kind, results))?;
-        let patch: Vec<i64> = self.patch.iter().map(|&n| n as i64).collect();
-        let gaussian = match self.settings.use_gaussian {
-            true => Some(
-                Tensor::f_from_slice(&importance_map(&self.patch))?
-                    .f_reshape(&patch)?
-                    .f_to(results)?,
-            ),
-            false => None,
-        };
-        let one = Tensor::f_ones([1], (kind, results))?;
-
-        let tiles = self.tiles(&size[1..]);
-        for (done, tile) in tiles.iter().enumerate() {
-            if progress.observer.stop_requested() {
-                return Err(Error::Stopped);
-            }
-            let input = self
-                .cut(&image, tile, 1)?
-                .f_unsqueeze(0)?
-                .f_contiguous()?
-                .f_to(network.device())?;
-            let mut prediction = self.mirrored(network, &input)?.f_squeeze_dim(0)?.f_to(results)?;
-            if let Some(gaussian) = &gaussian {
-                prediction = prediction.f_mul_(gaussian)?;
-            }
-            _ = self.cut(&logits, tile, 1)?.f_add_(&prediction)?;
-            _ = self
-                .cut(&weights, tile, 0)?
-                .f_add_(gaussian.as_ref().unwrap_or(&one))?;
-            let total = tiles.len() * progress.networks;
-            progress
-                .observer
-                .advanced("tiles", progress.done * tiles.len() + done + 1, total);
+        let threads = tch::get_num_threads();
+        if self.at_once(network) {
+            // What is done here of a tile is little, and libtorch's helpers would go on waiting for more of it on the time
+            // of those that predict.
+            tch::set_num_threads(1);
         }
+        let added = self.add_tiles(network, &image, (&logits, &weights), threads, progress);
+        // Threads to come take as many as the last one asked for.
+        tch::set_num_threads(threads);
+        added?;
 
         // Class by class: what torch makes on the way is as large as what it looks at.
         for head in 0..heads {
@@ -203,6 +179,53 @@ impl SlidingWindow {
                 Ok(results)
             }
         }
+    }
+
+    /// Adds to logits (heads, z, y, x), and to the weights that they are to be divided by, what a network predicts tile by
+    /// tile on so many threads.
+    fn add_tiles(
+        &self,
+        network: &UNet,
+        image: &Tensor,
+        (logits, weights): (&Tensor, &Tensor),
+        threads: i32,
+        progress: &Progress,
+    ) -> Result<()> {
+        let patch: Vec<i64> = self.patch.iter().map(|&n| n as i64).collect();
+        let gaussian = if self.settings.use_gaussian {
+            let map = Tensor::f_from_slice(&importance_map(&self.patch))?;
+            Some(map.f_reshape(&patch)?.f_to(logits.device())?)
+        } else {
+            None
+        };
+        let one = Tensor::f_ones([1], (weights.kind(), weights.device()))?;
+        let tiles = self.tiles(&weights.size());
+        for (done, tile) in tiles.iter().enumerate() {
+            if progress.observer.stop_requested() {
+                return Err(Error::Stopped);
+            }
+            let input = self
+                .cut(image, tile, 1)?
+                .f_unsqueeze(0)?
+                .f_contiguous()?
+                .f_to(network.device())?;
+            let mut prediction = self
+                .mirrored(network, &input, threads)?
+                .f_squeeze_dim(0)?
+                .f_to(logits.device())?;
+            if let Some(gaussian) = &gaussian {
+                prediction = prediction.f_mul_(gaussian)?;
+            }
+            _ = self.cut(logits, tile, 1)?.f_add_(&prediction)?;
+            _ = self
+                .cut(weights, tile, 0)?
+                .f_add_(gaussian.as_ref().unwrap_or(&one))?;
+            let total = tiles.len() * progress.networks;
+            progress
+                .observer
+                .advanced("tiles", progress.done * tiles.len() + done + 1, total);
+        }
+        Ok(())
     }
 
     /// The image with zeros around it where it is smaller than a tile, and where it lies in that (start, length).
@@ -265,17 +288,18 @@ impl SlidingWindow {
         Ok(view)
     }
 
-    /// The prediction for a tile (1, c, ...), averaged over mirrored inputs.
-    fn mirrored(&self, network: &UNet, input: &Tensor) -> Result<Tensor> {
+    /// Whether mirrored inputs are predicted two at once.
+    fn at_once(&self, network: &UNet) -> bool {
+        network.device() == Device::Cpu && !self.mirror_axes.is_empty()
+    }
+
+    /// The prediction for a tile (1, c, ...), averaged over mirrored inputs, on so many threads.
+    fn mirrored(&self, network: &UNet, input: &Tensor, threads: i32) -> Result<Tensor> {
         let mut combinations = mirror_combinations(&self.mirror_axes);
         combinations.insert(0, Vec::new());
-        let threads = tch::get_num_threads();
         let mut sum = Sum::default();
-        if network.device() == Device::Cpu && threads > 1 && combinations.len() > 1 {
-            let done = two_at_once(network, input, &combinations, threads, &mut sum);
-            // Threads to come take as many as the last one asked for.
-            tch::set_num_threads(threads);
-            done?;
+        if threads > 1 && self.at_once(network) {
+            two_at_once(network, input, &combinations, threads, &mut sum)?;
         } else {
             for axes in &combinations {
                 let one = predict_mirrored(network, input, std::slice::from_ref(axes))?;
@@ -332,8 +356,6 @@ fn two_at_once(
             predictions
         };
         let workers: Vec<_> = (0..AT_ONCE).map(start).collect();
-        // What this thread adds up is little, and libtorch's helpers would go on waiting for more of it on the others' time.
-        tch::set_num_threads(1);
         for number in 0..combinations.len().div_ceil(TOGETHER) {
             let predictions = workers[number % AT_ONCE].recv();
             let predictions =

@@ -9,21 +9,12 @@ import argparse
 import json
 import os
 import re
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
 
-
-def free_port():
-    """A port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+from trial import Background, free_ports, run
 
 
 def keda_lag(monitor, stream, consumer):
@@ -38,82 +29,58 @@ def keda_lag(monitor, stream, consumer):
 
 
 class Federation:
-    """A hub and one site in a folder."""
+    """A hub and one site in the folder of `background`, whose processes they are."""
 
-    def __init__(self, program, data, folder, slots):
-        self.program, self.folder = program, folder
-        self.processes = []
-        self.url = f"nats://127.0.0.1:{free_port()}"
-        self.monitor, self.metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
-        conf = folder / "nats.conf"
-        conf.write_text(
-            f'listen: "{self.url.removeprefix("nats://")}"\nhttp: "{self.monitor}"\n'
+    def __init__(self, program, data, background, slots):
+        self.program, self.background, folder = program, background, background.folder
+        server, self.monitor, self.metrics = (f"127.0.0.1:{port}" for port in free_ports(3))
+        self.url = f"nats://{server}"
+        (folder / "nats.conf").write_text(
+            f'listen: "{server}"\nhttp: "{self.monitor}"\n'
             f'jetstream {{ store_dir: "{folder / "streams"}", max_file_store: 8G }}\n'
         )
-        self.start("nats", "nats-server", "-c", conf)
+        background.start("nats", "nats-server", "-c", folder / "nats.conf")
         # One thread a worker, so that workers are what is counted.
-        (folder / "site.toml").write_text(
+        self.site = folder / "site.toml"
+        self.site.write_text(
             f'site = "s"\nroot = "{folder / "site"}"\nthreads = 1\nslots = {slots}\n[nats]\nurl = "{self.url}"\n'
             f'[[datasets]]\nid = "s"\npath = "{data}"\ndataset_id = 4\n'
         )
         (folder / "hub.toml").write_text(
             f'root = "{folder / "hub"}"\nmetrics = "{self.metrics}"\n[nats]\nurl = "{self.url}"\n'
         )
-        self.start("hub", program, "orchestrator", folder / "hub.toml")
-        self.wait_for("hub", "orchestrator ready")
-        site = self.start("site", program, "site", folder / "site.toml", "--phases", "fingerprint,plan-verify")
-        self.wait_for("site", "ready: ")
-        self.site = site
-
-    def start(self, name, *command):
-        """Starts a process; what it says goes to a file of that name."""
-        log = (self.folder / f"{name}.log").open("w")
-        process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=subprocess.STDOUT)
-        self.processes.append(process)
-        return process
-
-    def wait_for(self, name, text):
-        """Waits until a process has said something."""
-        for _ in range(1200):
-            said = (self.folder / f"{name}.log").read_text()
-            if text in said:
-                return
-            if any(process.poll() not in (None, 0) for process in self.processes):
-                break
-            time.sleep(0.1)
-        sys.exit(f"{name} did not say {text!r}:\n{said}")
+        background.start("orchestrator", program, "orchestrator", folder / "hub.toml")
+        background.until("the orchestrator is ready", lambda: "ready" in background.said("orchestrator"))
+        background.start("site", program, "site", self.site, "--phases", "fingerprint,plan-verify")
+        background.until("the site is ready", lambda: "ready: " in background.said("site"))
 
     def run(self, *arguments):
         """Runs a command of the program: what it prints."""
-        command = [self.program, *arguments, "--nats", self.url]
-        return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+        return run(self.program, *arguments, "--nats", self.url)
+
+    def lag(self):
+        """Waiting and unanswered preprocess tasks, as KEDA would see them."""
+        return keda_lag(self.monitor, "ROUNDS_TASKS", "s_preprocess")
 
     def queue(self):
-        """Waiting and unanswered preprocess tasks, as the orchestrator's metrics say."""
+        """The same, as the orchestrator's metrics say."""
         page = urllib.request.urlopen(f"http://{self.metrics}/metrics").read().decode()
         pattern = r'rounds_queue_(?:pending|ack_pending)_messages\{phase="preprocess",site="s"\} (\d+)'
         return sum(map(int, re.findall(pattern, page)))
 
-    def stop(self):
-        """Ends all processes."""
-        for process in reversed(self.processes):
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes:
-            process.wait()
 
-
-def measure(program, data, workers, folder):
-    """Seconds that so many workers take for the cases of the site."""
-    federation = Federation(program, data, folder, workers)
-    try:
-        message = folder / "job.json"
-        payload = {"mode": "training", "num_rounds": 1, "dataset_id": 4, "device": "cpu"}
+def measure(program, data, workers):
+    """The backlog of the site's cases, and the seconds that so many workers take for it."""
+    with Background() as background:
+        federation = Federation(program, data, background, workers)
+        payload = {"mode": "training", "num_rounds": 1, "dataset_id": 4, "device": "cpu",
+                   "model_configuration": "3d_fullres"}
         federation_of = {"shard_cases": 8, "iterations_per_epoch": 1, "val_iterations_per_epoch": 1}
-        payload["model_configuration"] = "3d_fullres"
+        message = background.folder / "job.json"
         message.write_text(json.dumps({"datasets": ["s"], "payload": payload, "federation": federation_of}))
-        job = federation.run("submit", message).strip()
-        while not (lag := keda_lag(federation.monitor, "ROUNDS_TASKS", "s_preprocess")):
-            time.sleep(0.2)
+        job = federation.run("submit", message)
+        background.until("there is a backlog", federation.lag)
+        lag = federation.lag()
         # The orchestrator looks every ten seconds.
         end = time.time() + 25
         while federation.queue() != lag and time.time() < end:
@@ -122,12 +89,9 @@ def measure(program, data, workers, folder):
             sys.exit(f"KEDA would see {lag} tasks; the metrics say {federation.queue()}")
         begun = time.time()
         for worker in range(workers):
-            federation.start(f"worker-{worker}", program, "worker", folder / "site.toml", "preprocess")
-        while '"phase": "train-round"' not in federation.run("show", "--json", job):
-            time.sleep(0.2)
+            background.start(f"worker-{worker}", program, "worker", federation.site, "preprocess")
+        background.until("all is preprocessed", lambda: '"phase": "train-round"' in federation.run("show", "--json", job))
         return lag, time.time() - begun
-    finally:
-        federation.stop()
 
 
 def main():
@@ -139,8 +103,7 @@ def main():
     print(f"{os.cpu_count()} cores\n{'workers':>8}{'backlog':>9}{'seconds':>9}{'ratio':>7}")
     first = None
     for workers in arguments.workers:
-        with tempfile.TemporaryDirectory() as folder:
-            lag, seconds = measure(arguments.program.resolve(), arguments.data.resolve(), workers, Path(folder))
+        lag, seconds = measure(arguments.program.resolve(), arguments.data.resolve(), workers)
         first = first or seconds
         print(f"{workers:>8}{lag:>9}{seconds:>9.1f}{first / seconds:>7.2f}", flush=True)
 

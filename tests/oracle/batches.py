@@ -9,13 +9,11 @@ the order of tests/parity/augment/batches.rs.
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
-from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from trainers import trainer_class
+from loader import training_loader
 
 SHAPE = (1, 24, 44, 38)
 
@@ -36,19 +34,8 @@ def figures(image, seg):
 def main(folder, name, batches, batch_size, *patch):
     data = np.fromfile(folder / "case.in.data", "<f4").reshape(SHAPE)
     seg = np.fromfile(folder / "case.in.seg", "<i2").reshape(SHAPE)
-    case = SimpleNamespace(
-        identifiers=["a"],
-        load_case=lambda _: (data, seg, None, {"class_locations": {label: np.argwhere(seg == label) for label in (1, 2)}}))
-    trainer = trainer_class(name)
-    configuration = SimpleNamespace(configuration_manager=SimpleNamespace(patch_size=patch),
-                                    print_to_log_file=lambda *_: None)
-    rotation, dummy, initial, axes = \
-        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size(configuration)
-    transforms = trainer.get_training_transforms(patch, rotation, None, axes, dummy)
-    labels = SimpleNamespace(all_labels=[0, 1, 2], has_ignore_label=False)
-    loader = nnUNetDataLoader(case, batch_size, initial, patch, labels, 0.33, transforms=transforms)
-    np.random.seed(1)
-    torch.manual_seed(1)
+    locations = {label: np.argwhere(seg == label) for label in (1, 2)}
+    loader = training_loader(name, data, seg, locations, batch_size, patch)
     found = []
     for _ in range(batches):
         batch = loader.generate_train_batch()

@@ -64,9 +64,11 @@ overhead rounds="6": setup
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     cargo test --release --workspace --test system -- --ignored --nocapture --test-threads 1 overhead_of_a | tee "$work/rounds"
-    for megabytes in 12 120; do
-        {{ tools }}/nvflare/bin/python tests/oracle/overhead.py nvflare $megabytes {{ rounds }} "$work/$megabytes" \
-            2> "$work/log" | grep peer | tee -a "$work/nvflare"
+    for peer in simulator poc; do
+        for megabytes in 12 120; do
+            {{ tools }}/nvflare/bin/python tests/oracle/overhead.py $peer $megabytes {{ rounds }} "$work/$peer-$megabytes" \
+                2> "$work/log" | grep '"peer"' | tee -a "$work/nvflare"
+        done
     done
     python3 tests/oracle/overhead.py ratios "$work/rounds" "$work/nvflare"
 

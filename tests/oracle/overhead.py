@@ -1,18 +1,21 @@
 """What a round costs without training: Rounds beside NVFLARE, three clients that only touch the weights.
 
-overhead.py nvflare MEGABYTES ROUNDS FOLDER     in a Python with nvflare 2.9; prints seconds per round
-overhead.py ratios FILE...                      one line per size from the outputs of both: {"peer", "megabytes", "seconds"}
+overhead.py simulator|poc MEGABYTES ROUNDS FOLDER   in a Python with nvflare 2.9; prints seconds per round
+overhead.py ratios FILE...                          one line per size from the outputs of all: {"peer", "megabytes", "seconds"}
 
-NVFLARE runs its FedAvg recipe on numpy weights in its simulator: three clients as threads of one process tree. A round
-is the time between two arrivals of the global weights at a client.
+NVFLARE runs its FedAvg recipe on numpy weights: in its simulator, three clients as threads of one process tree; or as its
+POC processes, a server and three clients that talk over TLS, each with a process for the job. A round is the time between
+two arrivals of the global weights at a client.
 """
 
 import json
+import os
 import statistics
 import sys
 from pathlib import Path
 
 CLIENTS = 3
+JOB_SECONDS = 900
 
 CLIENT = """
 import sys, time
@@ -30,12 +33,15 @@ while flare.is_running():
 """
 
 
-def nvflare(megabytes, rounds, folder):
+def nvflare(peer, megabytes, rounds, folder):
+    folder = Path(folder).resolve()
+    # It is read when NVFLARE is imported.
+    os.environ["NVFLARE_POC_WORKSPACE"] = str(folder / "work")
     import numpy
     from nvflare.app_common.np.recipes.fedavg import NumpyFedAvgRecipe
+    from nvflare.recipe.poc_env import PocEnv
     from nvflare.recipe.sim_env import SimEnv
 
-    folder = Path(folder).resolve()
     times = folder / "times"
     times.mkdir(parents=True)
     script = folder / "touch_weights.py"
@@ -50,15 +56,17 @@ def nvflare(megabytes, rounds, folder):
         train_script=str(script),
         train_args=str(times),
     )
-    run = recipe.execute(SimEnv(num_clients=CLIENTS, workspace_root=str(folder / "work")))
-    run.get_status()
+    if peer == "poc":
+        recipe.execute(PocEnv(num_clients=CLIENTS)).get_result(timeout=JOB_SECONDS)
+    else:
+        recipe.execute(SimEnv(num_clients=CLIENTS, workspace_root=str(folder / "work"))).get_status()
     seconds = []
     for file in times.iterdir():
         moments = [float(line) for line in file.read_text().split()]
         if len(moments) != rounds:
             sys.exit(f"{file.name}: {len(moments)} of {rounds} rounds")
         seconds += [after - before for before, after in zip(moments, moments[1:])]
-    print(json.dumps({"peer": "nvflare", "megabytes": megabytes, "seconds": statistics.median(seconds)}))
+    print(json.dumps({"peer": peer, "megabytes": megabytes, "seconds": statistics.median(seconds)}))
 
 
 def ratios(files):
@@ -68,16 +76,17 @@ def ratios(files):
             if line.startswith('{"peer"'):
                 line = json.loads(line)
                 found.setdefault(line["megabytes"], {})[line["peer"]] = line["seconds"]
-    print(f"{'model':>10}{'NVFLARE':>12}{'Rounds':>12}{'ratio':>10}")
+    print(f"{'model':>10}{'Rounds':>12}{'simulator':>12}{'ratio':>8}{'POC':>12}{'ratio':>8}")
     for megabytes, seconds in sorted(found.items()):
-        theirs, ours = seconds["nvflare"], seconds["rounds"]
-        print(f"{megabytes:>7} MB{theirs:>10.2f} s{ours:>10.2f} s{theirs / ours:>10.1f}")
+        ours = seconds["rounds"]
+        peers = (f"{seconds[peer]:>10.2f} s{seconds[peer] / ours:>8.1f}" for peer in ("simulator", "poc"))
+        print(f"{megabytes:>7} MB{ours:>10.2f} s{''.join(peers)}")
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["nvflare", megabytes, rounds, folder]:
-            nvflare(int(megabytes), int(rounds), folder)
+        case ["simulator" | "poc" as peer, megabytes, rounds, folder]:
+            nvflare(peer, int(megabytes), int(rounds), folder)
         case ["ratios", *files] if files:
             ratios(files)
         case _:

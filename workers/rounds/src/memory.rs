@@ -78,9 +78,9 @@ mod jemalloc {
 
     /// What jemalloc reads when the process starts. One arena: what one thread freed then serves any other, and an arena
     /// gives all back when its last thread ends, as the threads of a tile do. Buffers of 256 MiB and more have one apart,
-    /// which gives back at once. A thread of jemalloc's own gives back what is due.
+    /// which gives back at once.
     #[unsafe(export_name = "malloc_conf")]
-    static CONFIGURATION: &[u8; 62] = b"narenas:1,oversize_threshold:268435456,background_thread:true\0";
+    static CONFIGURATION: &[u8; 39] = b"narenas:1,oversize_threshold:268435456\0";
     const LARGE: usize = 256 << 20;
 
     const ARENAS: [&CStr; 2] = [c"arena.0.dirty_decay_ms", c"arena.1.dirty_decay_ms"];

@@ -4,6 +4,8 @@
 mod export;
 mod gaussian;
 #[cfg(feature = "torch")]
+mod mirroring;
+#[cfg(feature = "torch")]
 mod model;
 mod probabilities;
 #[cfg(feature = "torch")]

@@ -1,12 +1,10 @@
 //! The network over a whole scan, tile by tile (predict_from_raw_data.py).
 
-use std::{sync::mpsc::sync_channel, thread};
-
 use ndarray::ArrayView4;
 use tch::{Device, Kind, Tensor};
 
 use super::{
-    Logits, Precision, Settings, importance_map, mirror_combinations, results::Results, tile_starts,
+    Logits, Precision, Settings, importance_map, mirroring::Mirroring, results::Results, tile_starts,
 };
 use crate::{Error, Result, network::UNet, progress::Observer};
 
@@ -44,6 +42,27 @@ impl SlidingWindow {
             None => Tensor::f_from_slice(&data.iter().copied().collect::<Vec<_>>())?.f_reshape(&shape)?,
         };
         let _guard = tch::no_grad_guard();
+        let threads = tch::get_num_threads();
+        let mirroring = Mirroring::new(&self.mirror_axes, first.device(), threads);
+        if mirroring.is_on_own_threads() {
+            // What this thread does is little, and libtorch's helpers would go on waiting for more of it on the time of
+            // those that predict.
+            tch::set_num_threads(1);
+        }
+        let sum = self.sum(networks, &image, &mirroring, observer);
+        // Threads to come take as many as the last one asked for.
+        tch::set_num_threads(threads);
+        sum?.into_logits()
+    }
+
+    /// The mean of the networks' logits.
+    fn sum(
+        &self,
+        networks: &[UNet],
+        image: &Tensor,
+        mirroring: &Mirroring,
+        observer: &dyn Observer,
+    ) -> Result<Results> {
         let mut sum: Option<Results> = None;
         for (done, network) in networks.iter().enumerate() {
             let tiles = Progress {
@@ -51,7 +70,7 @@ impl SlidingWindow {
                 done,
                 networks: networks.len(),
             };
-            let logits = self.network_logits(network, &image, &tiles)?;
+            let logits = self.network_logits(network, image, mirroring, &tiles)?;
             match &sum {
                 None => sum = Some(logits),
                 Some(sum) => _ = sum.tensor().f_add_(&logits.tensor())?,
@@ -61,7 +80,7 @@ impl SlidingWindow {
         if networks.len() > 1 {
             _ = sum.tensor().f_div_scalar_(networks.len() as i64)?;
         }
-        sum.into_logits()
+        Ok(sum)
     }
 
     fn check(&self, network: &UNet, data: ArrayView4<f32>) -> Result<()> {
@@ -96,11 +115,19 @@ impl SlidingWindow {
     }
 
     /// The logits of one network. Tries once more in main memory where the accelerator cannot hold the results.
-    fn network_logits(&self, network: &UNet, image: &Tensor, progress: &Progress) -> Result<Results> {
+    fn network_logits(
+        &self,
+        network: &UNet,
+        image: &Tensor,
+        mirroring: &Mirroring,
+        progress: &Progress,
+    ) -> Result<Results> {
         let device = network.device();
         let run = |results| match device {
-            Device::Cuda(_) => tch::autocast(true, || self.collect(network, image, results, progress)),
-            _ => self.collect(network, image, results, progress),
+            Device::Cuda(_) => tch::autocast(true, || {
+                self.collect(network, image, results, mirroring, progress)
+            }),
+            _ => self.collect(network, image, results, mirroring, progress),
         };
         if device != Device::Cpu && self.settings.results_on_device {
             match run(device) {
@@ -117,6 +144,7 @@ impl SlidingWindow {
         network: &UNet,
         image: &Tensor,
         results: Device,
+        mirroring: &Mirroring,
         progress: &Progress,
     ) -> Result<Results> {
         let kind = match self.settings.precision {
@@ -136,16 +164,7 @@ impl SlidingWindow {
             _ => (Tensor::f_zeros(shape, (kind, results))?, None),
         };
         let weights = Tensor::f_zeros(&size[1..], (kind, results))?;
-        let threads = tch::get_num_threads();
-        if self.at_once(network) {
-            // What is done here of a tile is little, and libtorch's helpers would go on waiting for more of it on the time
-            // of those that predict.
-            tch::set_num_threads(1);
-        }
-        let added = self.add_tiles(network, &image, (&logits, &weights), threads, progress);
-        // Threads to come take as many as the last one asked for.
-        tch::set_num_threads(threads);
-        added?;
+        self.add_tiles(network, &image, (&logits, &weights), mirroring, progress)?;
 
         // Class by class: what torch makes on the way is as large as what it looks at.
         for head in 0..heads {
@@ -182,13 +201,13 @@ impl SlidingWindow {
     }
 
     /// Adds to logits (heads, z, y, x), and to the weights that they are to be divided by, what a network predicts tile by
-    /// tile on so many threads.
+    /// tile.
     fn add_tiles(
         &self,
         network: &UNet,
         image: &Tensor,
         (logits, weights): (&Tensor, &Tensor),
-        threads: i32,
+        mirroring: &Mirroring,
         progress: &Progress,
     ) -> Result<()> {
         let patch: Vec<i64> = self.patch.iter().map(|&n| n as i64).collect();
@@ -209,8 +228,8 @@ impl SlidingWindow {
                 .f_unsqueeze(0)?
                 .f_contiguous()?
                 .f_to(network.device())?;
-            let mut prediction = self
-                .mirrored(network, &input, threads)?
+            let mut prediction = mirroring
+                .predict(network, &input)?
                 .f_squeeze_dim(0)?
                 .f_to(logits.device())?;
             if let Some(gaussian) = &gaussian {
@@ -286,109 +305,6 @@ impl SlidingWindow {
             };
         }
         Ok(view)
-    }
-
-    /// Whether mirrored inputs are predicted two at once.
-    fn at_once(&self, network: &UNet) -> bool {
-        network.device() == Device::Cpu && !self.mirror_axes.is_empty()
-    }
-
-    /// The prediction for a tile (1, c, ...), averaged over mirrored inputs, on so many threads.
-    fn mirrored(&self, network: &UNet, input: &Tensor, threads: i32) -> Result<Tensor> {
-        let mut combinations = mirror_combinations(&self.mirror_axes);
-        combinations.insert(0, Vec::new());
-        let mut sum = Sum::default();
-        if threads > 1 && self.at_once(network) {
-            two_at_once(network, input, &combinations, threads, &mut sum)?;
-        } else {
-            for axes in &combinations {
-                let one = predict_mirrored(network, input, std::slice::from_ref(axes))?;
-                one.into_iter().try_for_each(|prediction| sum.add(prediction))?;
-            }
-        }
-        sum.mean(combinations.len())
-    }
-}
-
-/// The network's outputs for an input mirrored over each of these sets of axes of the patch, mirrored back: a batch.
-fn predict_mirrored(network: &UNet, input: &Tensor, sets: &[Vec<usize>]) -> Result<Vec<Tensor>> {
-    let flip = |x: &Tensor, axes: &[usize]| -> Result<Tensor> {
-        let axes: Vec<i64> = axes.iter().map(|&a| a as i64 + 2).collect();
-        Ok(if axes.is_empty() {
-            x.shallow_clone()
-        } else {
-            x.f_flip(&axes)?
-        })
-    };
-    let batch: Vec<Tensor> = sets.iter().map(|axes| flip(input, axes)).collect::<Result<_>>()?;
-    let outputs = network.forward(&Tensor::f_cat(&batch, 0)?)?;
-    let mirrored = |(sample, axes): (usize, &Vec<usize>)| flip(&outputs.f_narrow(0, sample as i64, 1)?, axes);
-    sets.iter().enumerate().map(mirrored).collect()
-}
-
-/// Adds up predictions on the processor, two batches at once with half of the threads each: layers that are too small for
-/// all threads then leave none without work. They are added in their order.
-fn two_at_once(
-    network: &UNet,
-    input: &Tensor,
-    combinations: &[Vec<usize>],
-    threads: i32,
-    sum: &mut Sum,
-) -> Result<()> {
-    const AT_ONCE: usize = 2;
-    // Of one sample, libtorch has what is small convolved by code that is several times slower. More gain no more.
-    const TOGETHER: usize = 2;
-    thread::scope(|scope| {
-        let start = |worker: usize| {
-            let (made, predictions) = sync_channel(0);
-            let (network, input) = (network.shared(), input.shallow_clone());
-            let own = (threads + 1 - worker as i32) / AT_ONCE as i32;
-            scope.spawn(move || {
-                // Both are the thread's own.
-                let _guard = tch::no_grad_guard();
-                tch::set_num_threads(own);
-                for sets in combinations.chunks(TOGETHER).skip(worker).step_by(AT_ONCE) {
-                    if made.send(predict_mirrored(&network, &input, sets)).is_err() {
-                        return;
-                    }
-                }
-            });
-            predictions
-        };
-        let workers: Vec<_> = (0..AT_ONCE).map(start).collect();
-        for number in 0..combinations.len().div_ceil(TOGETHER) {
-            let predictions = workers[number % AT_ONCE].recv();
-            let predictions =
-                predictions.map_err(|_| Error::invalid("prediction", "a thread of it died"))??;
-            predictions
-                .into_iter()
-                .try_for_each(|prediction| sum.add(prediction))?;
-        }
-        Ok(())
-    })
-}
-
-/// Predictions, added up.
-#[derive(Default)]
-struct Sum(Option<Tensor>);
-
-impl Sum {
-    fn add(&mut self, prediction: Tensor) -> Result<()> {
-        self.0 = Some(match self.0.take() {
-            None => prediction,
-            Some(mut sum) => sum.f_add_(&prediction)?,
-        });
-        Ok(())
-    }
-
-    fn mean(self, count: usize) -> Result<Tensor> {
-        let mut sum = self
-            .0
-            .ok_or_else(|| Error::invalid("prediction", "there is none"))?;
-        Ok(match count {
-            1 => sum,
-            count => sum.f_div_scalar_(count as i64)?,
-        })
     }
 }
 

@@ -69,12 +69,10 @@ impl UNet {
 
     /// The network for inference alone: what convolutions multiply with is converted here, and not in every pass.
     pub fn for_inference(mut self) -> Result<Self> {
-        for parameter in &mut self.parameters {
-            let converted = parameter.f_detach()?;
-            *parameter = match converted.dim() {
-                0..=3 => converted,
-                _ => converted.f_to_kind(self.kind)?,
-            };
+        let weights = self.parameters.iter_mut().filter(|parameter| parameter.dim() > 3);
+        // Others stay as they are: autocast remembers its copies of leaves only.
+        for weight in weights.filter(|weight| weight.kind() != self.kind) {
+            *weight = weight.f_detach()?.f_to_kind(self.kind)?;
         }
         Ok(self)
     }

@@ -44,14 +44,17 @@ impl SlidingWindow {
         let _guard = tch::no_grad_guard();
         let threads = tch::get_num_threads();
         let mirroring = Mirroring::new(&self.mirror_axes, first.device(), threads);
-        if mirroring.is_on_own_threads() {
+        let own_threads = mirroring.is_on_own_threads();
+        if own_threads {
             // What this thread does is little, and libtorch's helpers would go on waiting for more of it on the time of
             // those that predict.
             tch::set_num_threads(1);
         }
         let sum = self.sum(networks, &image, &mirroring, observer);
-        // Threads to come take as many as the last one asked for.
-        tch::set_num_threads(threads);
+        if own_threads {
+            // Threads to come take as many as the last one asked for.
+            tch::set_num_threads(threads);
+        }
         sum?.into_logits()
     }
 

@@ -87,8 +87,13 @@ mod jemalloc {
 
     pub fn keep_for(milliseconds: isize, large: isize) {
         static LARGE_ONE_EXISTS: Once = Once::new();
-        // It is made for the first buffer that it serves. This one costs nothing, as nobody writes to it.
-        LARGE_ONE_EXISTS.call_once(|| drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE))));
+        // It is made for the first buffer that it serves. This one costs nothing, as nobody writes to it; where there is no
+        // room for it, the arena stays unknown.
+        LARGE_ONE_EXISTS.call_once(|| {
+            let mut first = Vec::<u8>::new();
+            let _ = first.try_reserve_exact(LARGE);
+            std::hint::black_box(first);
+        });
         for (arena, mut milliseconds) in ARENAS.into_iter().zip([milliseconds, large]) {
             let (nothing, new) = (ptr::null_mut(), (&raw mut milliseconds).cast());
             // SAFETY: a value of the type that jemalloc expects (ssize_t), and its size.

@@ -17,22 +17,11 @@ from pathlib import Path
 from trial import Background, free_ports, run
 
 
-def keda_lag(monitor, stream, consumer):
-    """As KEDA's nats_jetstream_scaler computes it: waiting and unanswered messages of the durable consumer."""
-    url = f"http://{monitor}/jsz?acc=$G&consumers=true&config=true"
-    for account in json.load(urllib.request.urlopen(url))["account_details"]:
-        for detail in account.get("stream_detail", []):
-            for found in detail.get("consumer_detail", []):
-                if detail["name"] == stream and found["name"] == consumer:
-                    return found["num_pending"] + found["num_ack_pending"]
-    return None
-
-
 class Federation:
     """A hub and one site in the folder of `background`, whose processes they are."""
 
     def __init__(self, program, data, background, slots):
-        self.program, self.background, folder = program, background, background.folder
+        self.program, folder = program, background.folder
         server, self.monitor, self.metrics = (f"127.0.0.1:{port}" for port in free_ports(3))
         self.url = f"nats://{server}"
         (folder / "nats.conf").write_text(
@@ -50,7 +39,7 @@ class Federation:
             f'root = "{folder / "hub"}"\nmetrics = "{self.metrics}"\n[nats]\nurl = "{self.url}"\n'
         )
         background.start("orchestrator", program, "orchestrator", folder / "hub.toml")
-        background.until("the orchestrator is ready", lambda: "ready" in background.said("orchestrator"))
+        background.until("the orchestrator is ready", lambda: "orchestrator ready" in background.said("orchestrator"))
         background.start("site", program, "site", self.site, "--phases", "fingerprint,plan-verify")
         background.until("the site is ready", lambda: "ready: " in background.said("site"))
 
@@ -59,8 +48,14 @@ class Federation:
         return run(self.program, *arguments, "--nats", self.url)
 
     def lag(self):
-        """Waiting and unanswered preprocess tasks, as KEDA would see them."""
-        return keda_lag(self.monitor, "ROUNDS_TASKS", "s_preprocess")
+        """Waiting and unanswered preprocess tasks, as KEDA's nats_jetstream_scaler computes them; None without a queue."""
+        url = f"http://{self.monitor}/jsz?acc=$G&consumers=true&config=true"
+        for account in json.load(urllib.request.urlopen(url))["account_details"]:
+            for detail in account.get("stream_detail", []):
+                for found in detail.get("consumer_detail", []):
+                    if detail["name"] == "ROUNDS_TASKS" and found["name"] == "s_preprocess":
+                        return found["num_pending"] + found["num_ack_pending"]
+        return None
 
     def queue(self):
         """The same, as the orchestrator's metrics say."""
@@ -79,8 +74,7 @@ def measure(program, data, workers):
         message = background.folder / "job.json"
         message.write_text(json.dumps({"datasets": ["s"], "payload": payload, "federation": federation_of}))
         job = federation.run("submit", message)
-        background.until("there is a backlog", federation.lag)
-        lag = federation.lag()
+        lag = background.until("there is a backlog", federation.lag)
         # The orchestrator looks every ten seconds.
         end = time.time() + 25
         while federation.queue() != lag and time.time() < end:

@@ -93,10 +93,10 @@ class Background:
                 sys.exit(f"{name} has ended:\n{self.said(name)}")
 
     def until(self, what, holds):
-        """Waits for something."""
+        """Waits for something, and gives what told that it holds."""
         for _ in range(PATIENCE_SECONDS * 5):
-            if holds():
-                return
+            if found := holds():
+                return found
             self.check()
             time.sleep(0.2)
         logs = "\n".join(f"== {name}\n{self.said(name)[-3000:]}" for name in self.running)

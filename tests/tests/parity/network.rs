@@ -249,18 +249,27 @@ fn keys_spread_and_outputs_are_pythons() {
         for mode in modes {
             let outputs = tch::no_grad(|| unet.outputs(&input, layout.outputs(), mode)).unwrap();
             assert_eq!(outputs.len(), python["outputs"].as_array().unwrap().len());
+            let mut of_python = Vec::new();
             for (i, output) in outputs.iter().enumerate() {
                 assert_eq!(json!(output.size()), python["outputs"][i], "{name} {i}");
-                let ours = Vec::<f32>::try_from(output.contiguous().view(-1)).unwrap();
-                let worst = largest_difference(&ours, &floats.take(ours.len()));
+                let theirs = floats.take(output.numel());
+                let worst = largest_difference(&values(output), &theirs);
                 furthest = furthest.max(worst);
                 assert!(worst < 1e-4, "{name}, output {i}: {worst}");
+                of_python.push(theirs);
             }
             match mode {
                 Mode::Inference => {
                     assert_eq!(unet.state_dict().unwrap(), weights, "{name}");
                     let full = tch::no_grad(|| unet.forward(&input)).unwrap();
                     assert_eq!(full, outputs[0], "{name}");
+                    let patch: Vec<usize> = shape[2..].iter().map(|&n| n as usize).collect();
+                    let unet = UNet::new(layout.clone(), &weights, tch::Device::Cpu).unwrap();
+                    let unet = unet.for_inference(&patch).unwrap();
+                    let full = tch::no_grad(|| unet.forward(&input)).unwrap();
+                    let worst = largest_difference(&values(&full), &of_python[0]);
+                    furthest = furthest.max(worst);
+                    assert!(worst < 1e-4, "{name}, as inference has it: {worst}");
                 }
                 Mode::Training { .. } => {
                     let theirs = read_weights(&mut floats, &layout);
@@ -275,6 +284,10 @@ fn keys_spread_and_outputs_are_pythons() {
         let what = format!("logits of {} resolutions", layout.outputs());
         parity_table::compared("network", name, &what, &format!("{furthest:.1e}")).unwrap();
     }
+}
+
+fn values(tensor: &tch::Tensor) -> Vec<f32> {
+    Vec::try_from(tensor.contiguous().view(-1)).unwrap()
 }
 
 #[test]

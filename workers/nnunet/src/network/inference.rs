@@ -15,7 +15,7 @@ use crate::wide::wide;
 const BLOCK: usize = 256;
 
 /// What an image's values are.
-trait Element: Copy + Send + Sync {
+pub(super) trait Element: Copy + Send + Sync {
     fn widen(self) -> f32;
     fn narrow(value: f32) -> Self;
 }
@@ -113,7 +113,7 @@ impl NormAndSlope<'_> {
             .map(|(squares, scale)| (1.0 / (squares / moments.voxels + self.eps).sqrt()) as f32 * scale)
             .collect();
         let slope = self.slope;
-        in_parts(sample, channels, threads, |part| {
+        in_parts(sample, channels, threads, |_, part| {
             apply(part, &mean, &factor, shift, slope)
         });
     }
@@ -137,13 +137,13 @@ wide! {
 /// # Safety
 /// They are of kind `T`, and nobody else looks at them.
 #[expect(clippy::mut_from_ref, reason = "a tensor's values are not borrowed with it")]
-unsafe fn values<T>(x: &Tensor) -> &mut [T] {
+pub(super) unsafe fn values<T>(x: &Tensor) -> &mut [T] {
     // SAFETY: so many values lie there, side by side.
     unsafe { std::slice::from_raw_parts_mut(x.data_ptr().cast::<T>(), x.numel()) }
 }
 
 /// Whether the channels of a voxel lie side by side, and nothing lies between voxels.
-fn is_channels_last(size: &[i64], stride: &[i64]) -> bool {
+pub(super) fn is_channels_last(size: &[i64], stride: &[i64]) -> bool {
     let mut expected = size[1];
     for axis in (2..size.len()).rev() {
         if size[axis] > 1 && stride[axis] != expected {
@@ -178,7 +178,7 @@ impl Moments {
 
 /// The moments of a sample, which is read once. Blocks are joined in their order, whoever looked at them.
 fn moments<T: Element>(sample: &mut [T], channels: usize, threads: usize) -> Moments {
-    let parts = in_parts(sample, channels, threads, |part| {
+    let parts = in_parts(sample, channels, threads, |_, part| {
         part.chunks(BLOCK * channels)
             .map(|block| block_moments(block, channels))
             .collect::<Vec<_>>()
@@ -234,22 +234,23 @@ wide! {
     }
 }
 
-/// Does `work` on parts of whole blocks, one a thread. What it made, in order.
-fn in_parts<T: Element, M: Send>(
+/// Does `work` on parts of whole blocks, one a thread, of which it is told the first voxel. What it made, in order.
+pub(super) fn in_parts<T: Element, M: Send>(
     sample: &mut [T],
     channels: usize,
     threads: usize,
-    work: impl Fn(&mut [T]) -> M + Copy + Send + Sync,
+    work: impl Fn(usize, &mut [T]) -> M + Copy + Send + Sync,
 ) -> Vec<M> {
     let blocks = sample.len().div_ceil(BLOCK * channels);
     let part = blocks.div_ceil(threads.max(1)).max(1) * BLOCK * channels;
     if part >= sample.len() {
-        return vec![work(sample)];
+        return vec![work(0, sample)];
     }
     thread::scope(|scope| {
         let parts: Vec<_> = sample
             .chunks_mut(part)
-            .map(|part| scope.spawn(move || work(part)))
+            .enumerate()
+            .map(|(number, own)| scope.spawn(move || work(number * part / channels, own)))
             .collect();
         let join = |part: thread::ScopedJoinHandle<'_, M>| match part.join() {
             Ok(made) => made,

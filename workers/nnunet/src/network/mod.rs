@@ -9,6 +9,8 @@ mod dropout;
 #[cfg(feature = "torch")]
 mod inference;
 mod initial_weights;
+#[cfg(feature = "torch")]
+mod joined;
 mod layout;
 mod memory;
 mod nonlinearity;

@@ -38,6 +38,22 @@ pub(super) fn channels_last(x: &Tensor) -> Result<Tensor> {
     Ok(dense.f_as_strided(&size, &stride, None)?)
 }
 
+/// A convolution without dilation or groups, of (b, c, z, y, x) or (b, c, y, x). The typed entry points, not libtorch's
+/// `convolution`: only these are on autocast's list.
+pub(super) fn convolution(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: &[i64],
+    padding: &[i64],
+) -> Result<Tensor> {
+    let one = vec![1; stride.len()];
+    Ok(match stride.len() {
+        3 => x.f_conv3d(weight, bias, stride, padding, &one, 1)?,
+        _ => x.f_conv2d(weight, bias, stride, padding, &one, 1)?,
+    })
+}
+
 /// The values of a tensor in C order.
 pub(crate) fn to_tensor32(tensor: &Tensor) -> Result<Tensor32> {
     let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();

@@ -8,9 +8,10 @@ use super::{
     blocks::{BareConv, ConvBlock, ResidualBlock, Stage},
     dropout,
     inference::NormAndSlope,
+    joined::Joined,
     nonlinearity::Nonlinearity,
     norm::{BlockNorm, Norm, NormKind},
-    tensors::{channels_last, to_device, to_tensor32},
+    tensors::{channels_last, convolution, to_device, to_tensor32},
 };
 use crate::{Error, Result};
 
@@ -38,6 +39,8 @@ pub struct UNet {
     device: Device,
     /// What the layers compute in.
     kind: Kind,
+    /// By decoder stage, where its way up is joined for inference; empty in training.
+    joined: Vec<Option<Joined>>,
 }
 
 impl UNet {
@@ -57,6 +60,7 @@ impl UNet {
             parameters,
             device,
             kind: Kind::Float,
+            joined: Vec::new(),
         })
     }
 
@@ -67,14 +71,32 @@ impl UNet {
         self
     }
 
-    /// The network for inference alone: what convolutions multiply with is converted here, and not in every pass.
-    pub fn for_inference(mut self) -> Result<Self> {
+    /// The network for inference alone, of tiles of `patch` voxels: what convolutions multiply with is converted here,
+    /// and not in every pass.
+    pub fn for_inference(mut self, patch: &[usize]) -> Result<Self> {
+        if self.device == Device::Cpu {
+            self.joined = self.join(patch)?;
+        }
         let weights = self.parameters.iter_mut().filter(|parameter| parameter.dim() > 3);
         // Others stay as they are: autocast remembers its copies of leaves only.
         for weight in weights.filter(|weight| weight.kind() != self.kind) {
             *weight = weight.f_detach()?.f_to_kind(self.kind)?;
         }
         Ok(self)
+    }
+
+    /// The ways up that are worth it.
+    fn join(&self, patch: &[usize]) -> Result<Vec<Option<Joined>>> {
+        let mut size = patch.to_vec();
+        let mut sizes = Vec::new();
+        for strides in &self.layout.strides {
+            size.iter_mut().zip(strides).for_each(|(n, s)| *n /= s);
+            sizes.push(size.clone());
+        }
+        let stages = self.layout.decoder.iter().zip(sizes.iter().rev());
+        stages
+            .map(|(stage, below)| Joined::new(stage, &self.parameters, below, self.kind))
+            .collect()
     }
 
     /// What the network consists of.
@@ -164,12 +186,22 @@ impl UNet {
         let mut outputs = Vec::with_capacity(wanted);
         let stages = self.layout.decoder.len();
         for (i, stage) in self.layout.decoder.iter().enumerate() {
-            let up = self.bare(&x, &stage.up, true)?;
             let skip = skips
                 .pop()
                 .ok_or_else(|| Error::Torch("a decoder stage has no skip".into()))?;
-            x = Tensor::f_cat(&[up, skip], 1)?;
-            for block in &stage.convs {
+            let mut convs = &stage.convs[..];
+            let joined = match (self.joined.get(i), mode) {
+                (Some(Some(joined)), Mode::Inference) => joined.apply(&x, &skip, threads())?,
+                _ => None,
+            };
+            x = match (joined, convs.split_first()) {
+                (Some(made), Some((first, others))) => {
+                    convs = others;
+                    self.behind_convolution(made, first, mode)?
+                }
+                _ => Tensor::f_cat(&[self.bare(&x, &stage.up, true)?, skip], 1)?,
+            };
+            for block in convs {
                 x = self.block(&x, block, mode)?;
             }
             if i + wanted >= stages {
@@ -188,7 +220,12 @@ impl UNet {
     }
 
     fn block(&self, x: &Tensor, block: &ConvBlock, mode: Mode) -> Result<Tensor> {
-        let mut x = self.convolution(x, block.weight, block.bias, &block.stride, &block.padding, false)?;
+        let x = self.convolution(x, block.weight, block.bias, &block.stride, &block.padding, false)?;
+        self.behind_convolution(x, block, mode)
+    }
+
+    /// Dropout, norm and nonlinearity of what a block's convolution made.
+    fn behind_convolution(&self, mut x: Tensor, block: &ConvBlock, mode: Mode) -> Result<Tensor> {
         if let (Some(p), Mode::Training { draws, first_sample }) = (self.layout.dropout, mode)
             && block.dropout
         {
@@ -231,7 +268,7 @@ impl UNet {
             eps: norm.eps,
             slope,
         };
-        own.apply(x, tch::get_num_threads().max(1) as usize)
+        own.apply(x, threads())
     }
 
     /// The same network for another thread: its tensors are shared.
@@ -241,6 +278,11 @@ impl UNet {
             parameters: self.parameters.iter().map(Tensor::shallow_clone).collect(),
             device: self.device,
             kind: self.kind,
+            joined: self
+                .joined
+                .iter()
+                .map(|stage| stage.as_ref().map(Joined::shared))
+                .collect(),
         }
     }
 
@@ -320,14 +362,19 @@ impl UNet {
         let bias = bias
             .map(|i| self.parameters[i].f_to_kind(self.kind))
             .transpose()?;
+        if !transposed {
+            return convolution(x, weight, bias.as_ref(), stride, padding);
+        }
         let one = vec![1; self.layout.dimensions];
         let zero = vec![0; self.layout.dimensions];
-        // The typed entry points, not `convolution`: only these are on autocast's list.
-        Ok(match (self.layout.dimensions, transposed) {
-            (3, false) => x.f_conv3d(weight, bias.as_ref(), stride, padding, &one, 1)?,
-            (3, true) => x.f_conv_transpose3d(weight, bias.as_ref(), stride, padding, &zero, 1, &one)?,
-            (_, false) => x.f_conv2d(weight, bias.as_ref(), stride, padding, &one, 1)?,
-            (_, true) => x.f_conv_transpose2d(weight, bias.as_ref(), stride, padding, &zero, 1, &one)?,
+        Ok(match self.layout.dimensions {
+            3 => x.f_conv_transpose3d(weight, bias.as_ref(), stride, padding, &zero, 1, &one)?,
+            _ => x.f_conv_transpose2d(weight, bias.as_ref(), stride, padding, &zero, 1, &one)?,
         })
     }
+}
+
+/// Threads that this one may use.
+fn threads() -> usize {
+    tch::get_num_threads().max(1) as usize
 }

@@ -184,7 +184,7 @@ impl Predictor {
         self.networks.push(
             network
                 .in_bfloat16(self.model.window.settings.bfloat16)
-                .for_inference()?,
+                .for_inference(&self.model.window.patch)?,
         );
         self.model.folds.push(fold);
         Ok(())

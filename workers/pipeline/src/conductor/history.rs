@@ -4,75 +4,91 @@
 //! classes that appeared) and `nnUNetLogger.log` (0.9 of the last moving average, 0.1 of the new value).
 
 use schemas::{
-    event::{Accepted, Best, History, HistoryEpoch, Score},
+    event::{Accepted, Best, History, HistoryEpoch, Release, Score},
     names::Phase,
     task::{EpochReport, TaskInput, TaskOutput, Validation, Weights},
 };
 
 use super::{
+    next::Outputs,
     plan_verify,
     record::{Record, Step},
 };
 
 /// A job's history, with the earlier rounds that it continues, and its best average.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Scored {
     /// All rounds so far.
     pub history: History,
     /// The average with the strictly greatest moving average; none before one was scored.
     pub best: Option<Best>,
+    /// How many of the job's releases were looked at.
+    releases: usize,
 }
 
-/// The history of all training rounds that are done.
-pub(super) fn of(record: &Record, accepted: &Accepted) -> Scored {
-    let earlier = accepted.continues.as_ref();
-    let mut scored = Scored {
-        history: earlier.map(|earlier| earlier.history.clone()).unwrap_or_default(),
-        best: earlier.and_then(|earlier| earlier.best.clone()),
-    };
-    let cases: Vec<(String, f64)> = plan_verify::sites(record)
-        .into_iter()
-        .map(|plans| (plans.site, f64::from(plans.training_cases)))
-        .collect();
-    for release in &record.releases {
+impl Scored {
+    /// Takes the releases that another one follows: nothing that is said late changes what they brought.
+    pub fn go_on(&mut self, record: &Record) {
+        let Some(accepted) = &record.accepted else {
+            return;
+        };
+        if self.releases == 0 {
+            let earlier = accepted.continues.as_ref();
+            self.history = earlier.map(|earlier| earlier.history.clone()).unwrap_or_default();
+            self.best = earlier.and_then(|earlier| earlier.best.clone());
+        }
+        while let Some(release) = record.releases.get(self.releases)
+            && self.releases + 1 < record.releases.len()
+        {
+            // The release behind it may be read before the results that it follows from.
+            let Some(outputs) = record.outputs(release) else {
+                return;
+            };
+            self.step(record, accepted, release, &outputs);
+            self.releases += 1;
+        }
+    }
+
+    /// Takes a step that sites have trained or scored in; others bring nothing.
+    fn step(&mut self, record: &Record, accepted: &Accepted, release: &Release, outputs: &Outputs) {
         let step = Step::of(release);
         let Some(TaskInput::TrainRound {
             base, epochs_before, ..
         }) = release.work.first().map(|work| &work.input)
         else {
-            continue;
+            return;
         };
-        let Some(outputs) = record.outputs(release) else {
-            continue;
-        };
-        let trained: Vec<Trained<'_>> = outputs
-            .iter()
-            .filter_map(|(site, outputs)| {
-                let [
-                    TaskOutput::Trained {
-                        epochs, validation, ..
-                    },
-                ] = &outputs[..]
-                else {
-                    return None;
-                };
-                let weight = cases
-                    .iter()
-                    .find(|(name, _)| name == site)
-                    .map_or(0.0, |(_, cases)| *cases);
-                Some(Trained {
-                    site,
-                    weight,
-                    epochs,
-                    validation,
-                })
-            })
-            .collect();
+        let cases = plan_verify::training_cases(record);
+        let trained = outputs.iter().filter_map(|(site, outputs)| match &outputs[..] {
+            [
+                TaskOutput::Trained {
+                    epochs, validation, ..
+                },
+            ] => Some(Trained {
+                site,
+                weight: cases.get(site).copied().map_or(0.0, f64::from),
+                epochs,
+                validation,
+            }),
+            _ => None,
+        });
+        let trained: Vec<Trained<'_>> = trained.collect();
         let absent = accepted.members.iter().map(|member| &member.site);
         let absent = absent.filter(|site| !trained.iter().any(|part| part.site == *site));
-        scored.score(step.round + step.pass, base, &trained, absent.cloned().collect());
+        self.score(step.round + step.pass, base, &trained, absent.cloned().collect());
         if step.phase == Phase::TrainRound && step.pass == 0 {
-            scored.epochs(step.round, *epochs_before, &trained);
+            self.epochs(step.round, *epochs_before, &trained);
         }
+    }
+}
+
+/// The history of all training rounds that are done, the last release's too.
+pub(super) fn of(record: &Record, accepted: &Accepted) -> Scored {
+    let mut scored = record.scored().clone();
+    if let Some(last) = record.releases.last()
+        && let Some(outputs) = record.outputs(last)
+    {
+        scored.step(record, accepted, last, &outputs);
     }
     scored
 }
@@ -202,10 +218,7 @@ mod tests {
 
     #[test]
     fn the_moving_average_starts_at_the_first_average() {
-        let mut scored = Scored {
-            history: History::default(),
-            best: None,
-        };
+        let mut scored = Scored::default();
         let artifact = |digest: &str| schemas::task::ArtifactRef {
             owner: "global".into(),
             job: "j".into(),

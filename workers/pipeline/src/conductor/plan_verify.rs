@@ -1,5 +1,7 @@
 //! plan-verify: every site plans, and all must have planned the same.
 
+use std::collections::BTreeMap;
+
 use schemas::{
     event::{Event, Release},
     names::Phase,
@@ -65,6 +67,12 @@ pub(super) fn after(job: &Job<'_>, outputs: &Outputs) -> Result<Event, Failure> 
 /// What every site planned, in site order; empty before that is known.
 pub(super) fn sites(record: &Record) -> Vec<SitePlans> {
     read(&record.outputs_of(Step::once(Phase::PlanVerify, 0)))
+}
+
+/// Training cases of the job's fold, by site; empty before they are known.
+pub(super) fn training_cases(record: &Record) -> BTreeMap<String, u32> {
+    let cases = |plans: SitePlans| (plans.site, plans.training_cases);
+    sites(record).into_iter().map(cases).collect()
 }
 
 /// What the sites planned that have answered, in site order, whether it counts or not.

@@ -14,7 +14,7 @@ use schemas::{
 };
 
 use super::{
-    average, history,
+    average,
     next::Job,
     record::{Record, ShardState, Step},
 };
@@ -182,7 +182,8 @@ fn averages(record: &Record, accepted: &Accepted, round: u32) -> Vec<Purge> {
     let mut kept: BTreeSet<String> = (round - KEPT..round)
         .filter_map(|round| Some(average::global(record, round)?.digest))
         .collect();
-    kept.extend(history::of(record, accepted).best.map(|best| best.weights.digest));
+    let best = record.scored().best.as_ref();
+    kept.extend(best.map(|best| best.weights.digest.clone()));
     (start..round - KEPT)
         .filter_map(|round| average::global(record, round))
         .filter(|global| !kept.contains(&global.digest))

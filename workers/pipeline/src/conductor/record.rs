@@ -18,7 +18,7 @@ use crate::{
 
 use super::{
     barrier::{self, Barrier, Waiting},
-    history,
+    history::{self, Scored},
     next::MAX_ATTEMPTS,
 };
 
@@ -92,6 +92,8 @@ pub struct Record {
     retried: BTreeSet<TaskKey>,
     /// Places of the steps among the releases.
     places: HashMap<Step, usize>,
+    /// What the rounds brought that are over.
+    scored: Scored,
 }
 
 impl Record {
@@ -130,6 +132,7 @@ impl Record {
             event if event.is_end() && self.end.is_none() => self.end = Some(event),
             _ => {}
         }
+        self.score();
     }
 
     /// How often the job was resumed.
@@ -170,6 +173,19 @@ impl Record {
     /// Takes a result, at any time and any number of times.
     pub fn result(&mut self, result: TaskResult) {
         self.results.entry(result.key.clone()).or_insert(result);
+        self.score();
+    }
+
+    /// A long job's rounds are not all looked at again at each message.
+    fn score(&mut self) {
+        let mut scored = std::mem::take(&mut self.scored);
+        scored.go_on(self);
+        self.scored = scored;
+    }
+
+    /// What the rounds brought that are over: those that another release follows.
+    pub(super) fn scored(&self) -> &Scored {
+        &self.scored
     }
 
     /// A training job's rounds so far; none before it was accepted.

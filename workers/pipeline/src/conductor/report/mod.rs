@@ -66,11 +66,7 @@ pub(super) fn report(metrics: &Metrics, record: &Record, seen: &mut Seen) {
         plans(metrics, record);
         round(metrics, record, &accepted.job, times);
         durations(metrics, &accepted.job, times);
-        // The history is long: it is looked at when a round is complete, not at each site's answer.
-        let last = record.releases.iter().rfind(|release| trains(release));
-        if last.is_some_and(|release| release.pass == 1 || record.outputs(release).is_some()) {
-            dice(metrics, record, accepted);
-        }
+        dice(metrics, record, &accepted.job);
     }
     settle(record, times);
 }
@@ -351,15 +347,14 @@ fn durations(metrics: &Metrics, job: &str, times: &mut Times) {
     }
 }
 
-fn dice(metrics: &Metrics, record: &Record, accepted: &Accepted) {
-    let scored = history::of(record, accepted);
-    let Some(score) = scored.history.scores.last() else {
+fn dice(metrics: &Metrics, record: &Record, job: &str) {
+    let Some(score) = record.scored().history.scores.last() else {
         return;
     };
     set_dice(&score.dice, score.mean_dice, |class, value| {
         metrics
             .global_pseudo_dice
-            .with_label_values(&[&*accepted.job, class])
+            .with_label_values(&[job, class])
             .set(value);
     });
 }

@@ -119,11 +119,30 @@ impl<P: Phase> Worker<P> {
     }
 }
 
-/// The name of this machine.
+/// The name of this machine, as far as a label may hold it.
 pub fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    match name.trim() {
-        "" => "host".to_owned(),
-        name => name.to_owned(),
+    label(&std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default())
+}
+
+/// A machine that nobody has named calls itself "(none)".
+fn label(host: &str) -> String {
+    let kept = |c: &char| c.is_ascii_alphanumeric() || "_-.".contains(*c);
+    match host.chars().filter(kept).collect::<String>() {
+        name if name.is_empty() => "host".to_owned(),
+        name => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_machine_of_any_name_has_a_label() {
+        for (host, label) in [
+            ("gpu-01.ward_3\n", "gpu-01.ward_3"),
+            ("(none)\n", "none"),
+            ("", "host"),
+        ] {
+            assert_eq!(super::label(host), label);
+        }
     }
 }

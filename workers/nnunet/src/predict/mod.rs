@@ -7,6 +7,8 @@ mod gaussian;
 mod mirroring;
 #[cfg(feature = "torch")]
 mod model;
+#[cfg(feature = "torch")]
+mod pass;
 mod probabilities;
 #[cfg(feature = "torch")]
 mod results;

@@ -1,11 +1,9 @@
 //! The network over a whole scan, tile by tile (predict_from_raw_data.py).
 
 use ndarray::ArrayView4;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use super::{
-    Logits, Precision, Settings, importance_map, mirroring::Mirroring, results::Results, tile_starts,
-};
+use super::{Logits, Settings, mirroring::Mirroring, pass::Pass, results::Results, tile_starts};
 use crate::{Error, Result, network::UNet, progress::Observer};
 
 /// How a network goes over a scan.
@@ -68,12 +66,15 @@ impl SlidingWindow {
     ) -> Result<Results> {
         let mut sum: Option<Results> = None;
         for (done, network) in networks.iter().enumerate() {
-            let tiles = Progress {
+            let pass = Pass {
+                window: self,
+                network,
+                mirroring,
                 observer,
                 done,
                 networks: networks.len(),
             };
-            let logits = self.network_logits(network, image, mirroring, &tiles)?;
+            let logits = pass.logits(image)?;
             match &sum {
                 None => sum = Some(logits),
                 Some(sum) => _ = sum.tensor().f_add_(&logits.tensor())?,
@@ -117,141 +118,8 @@ impl SlidingWindow {
         Ok(())
     }
 
-    /// The logits of one network. Tries once more in main memory where the accelerator cannot hold the results.
-    fn network_logits(
-        &self,
-        network: &UNet,
-        image: &Tensor,
-        mirroring: &Mirroring,
-        progress: &Progress,
-    ) -> Result<Results> {
-        let device = network.device();
-        let run = |results| match device {
-            Device::Cuda(_) => tch::autocast(true, || {
-                self.collect(network, image, results, mirroring, progress)
-            }),
-            _ => self.collect(network, image, results, mirroring, progress),
-        };
-        if device != Device::Cpu && self.settings.results_on_device {
-            match run(device) {
-                Err(Error::Torch(_)) => run(Device::Cpu),
-                done => done,
-            }
-        } else {
-            run(Device::Cpu)
-        }
-    }
-
-    fn collect(
-        &self,
-        network: &UNet,
-        image: &Tensor,
-        results: Device,
-        mirroring: &Mirroring,
-        progress: &Progress,
-    ) -> Result<Results> {
-        let kind = match self.settings.precision {
-            Precision::Half => Kind::Half,
-            Precision::Single => Kind::Float,
-        };
-        let (image, padding) = self.pad(image)?;
-        let image = image.f_to(results)?;
-        let size = image.size();
-        let heads = network.layout().heads() as i64;
-        let shape = [heads, size[1], size[2], size[3]];
-        let (logits, on_cpu) = match results {
-            Device::Cpu => {
-                let here = Results::zeros(shape, self.settings.precision)?;
-                (here.tensor(), Some(here))
-            }
-            _ => (Tensor::f_zeros(shape, (kind, results))?, None),
-        };
-        let weights = Tensor::f_zeros(&size[1..], (kind, results))?;
-        self.add_tiles(network, &image, (&logits, &weights), mirroring, progress)?;
-
-        // Class by class: what torch makes on the way is as large as what it looks at.
-        for head in 0..heads {
-            let finite = logits
-                .f_select(0, head)?
-                .f_div_(&weights)?
-                .f_isfinite()?
-                .f_all()?;
-            if !bool::try_from(finite)? {
-                return Err(Error::invalid(
-                    "prediction",
-                    "a logit is not finite; in float16, try single precision",
-                ));
-            }
-        }
-        let whole = padding
-            .iter()
-            .zip(&shape[1..])
-            .all(|((_, length), padded)| length == padded);
-        match on_cpu {
-            Some(results) if whole => Ok(results),
-            _ => {
-                let mut view = logits.shallow_clone();
-                let mut shape = shape;
-                for (axis, (low, length)) in padding.into_iter().enumerate() {
-                    view = view.f_narrow(axis as i64 + 1, low, length)?;
-                    shape[axis + 1] = length;
-                }
-                let results = Results::zeros(shape, self.settings.precision)?;
-                results.tensor().f_copy_(&view)?;
-                Ok(results)
-            }
-        }
-    }
-
-    /// Adds to logits (heads, z, y, x), and to the weights that they are to be divided by, what a network predicts tile by
-    /// tile.
-    fn add_tiles(
-        &self,
-        network: &UNet,
-        image: &Tensor,
-        (logits, weights): (&Tensor, &Tensor),
-        mirroring: &Mirroring,
-        progress: &Progress,
-    ) -> Result<()> {
-        let patch: Vec<i64> = self.patch.iter().map(|&n| n as i64).collect();
-        let gaussian = if self.settings.use_gaussian {
-            let map = Tensor::f_from_slice(&importance_map(&self.patch))?;
-            Some(map.f_reshape(&patch)?.f_to(logits.device())?)
-        } else {
-            None
-        };
-        let one = Tensor::f_ones([1], (weights.kind(), weights.device()))?;
-        let tiles = self.tiles(&weights.size());
-        for (done, tile) in tiles.iter().enumerate() {
-            if progress.observer.stop_requested() {
-                return Err(Error::Stopped);
-            }
-            let input = self
-                .cut(image, tile, 1)?
-                .f_unsqueeze(0)?
-                .f_contiguous()?
-                .f_to(network.device())?;
-            let mut prediction = mirroring
-                .predict(network, &input)?
-                .f_squeeze_dim(0)?
-                .f_to(logits.device())?;
-            if let Some(gaussian) = &gaussian {
-                prediction = prediction.f_mul_(gaussian)?;
-            }
-            _ = self.cut(logits, tile, 1)?.f_add_(&prediction)?;
-            _ = self
-                .cut(weights, tile, 0)?
-                .f_add_(gaussian.as_ref().unwrap_or(&one))?;
-            let total = tiles.len() * progress.networks;
-            progress
-                .observer
-                .advanced("tiles", progress.done * tiles.len() + done + 1, total);
-        }
-        Ok(())
-    }
-
     /// The image with zeros around it where it is smaller than a tile, and where it lies in that (start, length).
-    fn pad(&self, image: &Tensor) -> Result<(Tensor, Vec<(i64, i64)>)> {
+    pub(super) fn pad(&self, image: &Tensor) -> Result<(Tensor, Vec<(i64, i64)>)> {
         let size = image.size();
         let mut pad = Vec::new();
         let mut place = Vec::new();
@@ -274,7 +142,7 @@ impl SlidingWindow {
     }
 
     /// Where each tile begins: (z, y, x), with a tile per slice for a network that sees slices.
-    fn tiles(&self, size: &[i64]) -> Vec<[usize; 3]> {
+    pub(super) fn tiles(&self, size: &[i64]) -> Vec<[usize; 3]> {
         let flat = self.patch.len() == 2;
         let starts: [Vec<usize>; 3] = std::array::from_fn(|axis| match (flat, axis) {
             (true, 0) => (0..size[0] as usize).collect(),
@@ -293,7 +161,7 @@ impl SlidingWindow {
     }
 
     /// The view of a tile: (..., z, y, x), or (..., y, x), with `leading` axes before.
-    fn cut(&self, tensor: &Tensor, tile: &[usize; 3], leading: i64) -> Result<Tensor> {
+    pub(super) fn cut(&self, tensor: &Tensor, tile: &[usize; 3], leading: i64) -> Result<Tensor> {
         let mut view = tensor.shallow_clone();
         let flat = self.patch.len() == 2;
         for (axis, &start) in tile.iter().enumerate().rev() {
@@ -309,11 +177,4 @@ impl SlidingWindow {
         }
         Ok(view)
     }
-}
-
-struct Progress<'a> {
-    observer: &'a dyn Observer,
-    /// Networks that are done.
-    done: usize,
-    networks: usize,
 }

@@ -2,6 +2,9 @@
 
 use schemas::job::Device;
 
+#[cfg(feature = "torch")]
+use crate::{Error, Result};
+
 /// Whether this build's libtorch has CUDA.
 pub fn cuda_built() -> bool {
     #[cfg(feature = "torch")]
@@ -26,6 +29,28 @@ pub fn mps_present() -> bool {
 #[cfg(feature = "torch")]
 pub fn set_threads(threads: usize) {
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+}
+
+/// libtorch's device for a job's. On CUDA, convolutions are chosen by their time from then on, as Python nnU-Net does
+/// (run_training.py, predict_from_raw_data.py): all patches are of one size.
+///
+/// # Errors
+/// The build or the machine lacks it.
+#[cfg(feature = "torch")]
+pub(crate) fn open(device: Device) -> Result<tch::Device> {
+    let (present, opened) = match device {
+        Device::Cpu => (true, tch::Device::Cpu),
+        Device::Cuda => (tch::Cuda::is_available(), tch::Device::Cuda(0)),
+        Device::Mps => (mps_present(), tch::Device::Mps),
+    };
+    if !present {
+        let reason = format!("{} is not there, or this build cannot use it", device.as_str());
+        return Err(Error::invalid("device", reason));
+    }
+    if device == Device::Cuda {
+        tch::Cuda::cudnn_set_benchmark(true);
+    }
+    Ok(opened)
 }
 
 /// The fastest of `devices`: CUDA, then Metal, then the processor.

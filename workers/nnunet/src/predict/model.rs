@@ -13,6 +13,7 @@ use crate::{
     Error, Result,
     checkpoint::results::ModelFolder,
     dataset::check_numbers,
+    device,
     image::Reader,
     network::{Layout, StateDict, UNet},
     preprocess::{self, CaseProperties, PreprocessedCase},
@@ -180,7 +181,7 @@ impl Predictor {
     }
 
     fn add(&mut self, fold: FoldId, weights: &StateDict, device: Device) -> Result<()> {
-        let network = UNet::new(self.model.layout.clone(), weights, torch_device(device)?)?;
+        let network = UNet::new(self.model.layout.clone(), weights, device::open(device)?)?;
         self.networks.push(
             network
                 .in_bfloat16(self.model.window.settings.bfloat16)
@@ -337,21 +338,4 @@ fn with_labels(case: &PreprocessedCase, labels: &[u16]) -> Array4<f32> {
         });
     }
     data
-}
-
-fn torch_device(device: Device) -> Result<tch::Device> {
-    let there = match device {
-        Device::Cpu => true,
-        Device::Cuda => tch::Cuda::is_available(),
-        Device::Mps => tch::utils::has_mps(),
-    };
-    if !there {
-        let reason = format!("{} is not there, or this build cannot use it", device.as_str());
-        return Err(Error::invalid("device", reason));
-    }
-    Ok(match device {
-        Device::Cpu => tch::Device::Cpu,
-        Device::Cuda => tch::Device::Cuda(0),
-        Device::Mps => tch::Device::Mps,
-    })
 }

@@ -22,7 +22,7 @@ use super::{
     validation::ValidationCounts,
 };
 use crate::{
-    Error, Result,
+    Error, Result, device,
     network::{Layout, StateDict, UNet},
     progress::Observer,
 };
@@ -139,7 +139,7 @@ impl Trainer {
                 return Err(Error::invalid(field, "is 0, expected 1 or more"));
             }
         }
-        let device = device(settings.device)?;
+        let device = device::open(settings.device)?;
         let heads = document.segmentation_heads();
         let variant = &settings.variant;
         let architecture = network_of(variant.name, &configuration.architecture);
@@ -423,23 +423,6 @@ impl Trainer {
             )),
             None => Ok(()),
         }
-    }
-}
-
-/// libtorch's device for a job's. Fails where the build or the machine lacks it.
-pub fn device(device: JobDevice) -> Result<Device> {
-    let (present, device) = match device {
-        JobDevice::Cpu => (true, Device::Cpu),
-        JobDevice::Cuda => (tch::Cuda::is_available(), Device::Cuda(0)),
-        JobDevice::Mps => (tch::utils::has_mps(), Device::Mps),
-    };
-    if present {
-        Ok(device)
-    } else {
-        Err(Error::invalid(
-            "device",
-            format!("{device:?} is not available to this libtorch on this machine"),
-        ))
     }
 }
 

@@ -136,12 +136,14 @@ pub async fn set_up(connection: &Connection, settings: &StreamSettings) -> Resul
             };
             let full = matches!(error.kind(), CreateStreamErrorKind::JetStream(error)
                 if error.error_code() == ErrorCode::STORAGE_RESOURCES_EXCEEDED);
+            // A stream that is there keeps the room it has: a server that is started on a fuller disk than before promises
+            // no room anew, not even where none is asked for.
+            if full && connection.jetstream().get_stream(&name).await.is_ok() {
+                tracing::warn!("stream {name} stays as it is: {error}");
+                break;
+            }
             if !full || config.max_bytes <= LEAST_ARTIFACT_BYTES {
                 return Err(Error::request(format!("create stream {name}"), error));
-            }
-            // A stream that is there keeps the room it has.
-            if connection.jetstream().get_stream(&name).await.is_ok() {
-                break;
             }
             config.max_bytes /= 2;
             tracing::debug!(

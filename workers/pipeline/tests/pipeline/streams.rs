@@ -1,15 +1,18 @@
 //! Streams, consumers and create-only messages on a real server.
 
+use std::{os::unix::fs::PermissionsExt, path::Path};
+
 use bytes::Bytes;
 use pipeline::{
     Error,
     publish::{self, Created},
+    server::{Server, ServerSettings},
     streams::{self, Pace, StreamSettings},
     subjects, tail,
 };
 use schemas::names::{ORCHESTRATOR, Phase};
 
-use crate::server::{crash, private};
+use crate::server::{connect, crash, private, program};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn setting_up_twice_changes_nothing() {
@@ -43,6 +46,49 @@ async fn setting_up_twice_changes_nothing() {
         assert!(text.contains(&line), "{text}");
     }
     assert!(!text.contains("phase=\"average\",site=\"a\""));
+}
+
+/// A server that promises `room` at its next start.
+fn with_room(script: &Path, room: &str) {
+    let text = format!(
+        "#!/bin/sh\nsed -i 's/sync_interval:/max_file_store: {room}, sync_interval:/' \"$2\"\nexec {} \"$@\"\n",
+        program().display()
+    );
+    // Whole or not at all: the server's keeper may start it at any time.
+    let made = script.with_extension("made");
+    std::fs::write(&made, text).unwrap();
+    std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(&made, script).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_stay_on_a_server_that_has_less_room_than_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("nats-server");
+    with_room(&script, "1G");
+    let settings = ServerSettings {
+        program: script.clone(),
+        ..ServerSettings::new(folder.path().join("nats"))
+    };
+    let server = tokio::task::spawn_blocking(move || Server::start(&settings).unwrap());
+    let server = server.await.unwrap();
+    let connection = connect(&server.access()).await;
+    let settings = StreamSettings::default();
+    streams::set_up(&connection, &settings).await.unwrap();
+    let subject = "rounds.job.j.end";
+    publish::create(&connection, subject, Bytes::from_static(b"{}"))
+        .await
+        .unwrap();
+
+    with_room(&script, "100M");
+    crash(&server).await;
+    streams::set_up(&connection, &settings).await.unwrap();
+    let stored = tail::read_all(&connection, streams::JOBS, ">").await.unwrap();
+    assert_eq!(stored.len(), 1);
+    let again = publish::create(&connection, subject, Bytes::from_static(b"{}")).await;
+    assert_eq!(again.unwrap(), Created::Exists);
+    let other = publish::create(&connection, "rounds.job.k.end", Bytes::from_static(b"{}")).await;
+    assert_eq!(other.unwrap(), Created::New);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,10 +3,11 @@
 use std::{
     ffi::OsStr,
     fs::File,
-    io::Read,
+    io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -91,6 +92,48 @@ impl RoundsProcess {
             child,
             log: log.to_owned(),
         })
+    }
+
+    /// Starts the program, whose log is read until it says `text` and then by nobody: its pipe is broken. What it prints
+    /// goes to the file `printed`.
+    ///
+    /// # Errors
+    /// It ended before, or `patience` is over.
+    pub fn start_unheard(arguments: &[&str], printed: &Path, text: &str, patience: Duration) -> Result<Self> {
+        let mut child = command(arguments)?
+            .stdout(File::create(printed)?)
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()?;
+        let log = child.stderr.take().context("no pipe")?;
+        let process = Self {
+            child,
+            log: printed.to_owned(),
+        };
+        let (tell, told) = mpsc::channel();
+        let awaited = text.to_owned();
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(log).lines().map_while(Result::ok);
+            let said = lines.any(|line| line.contains(&awaited));
+            drop(lines);
+            let _ = tell.send(said);
+        });
+        ensure!(
+            told.recv_timeout(patience) == Ok(true),
+            "it did not say {text:?} within {patience:?}"
+        );
+        Ok(process)
+    }
+
+    /// Tells it to end.
+    pub fn terminate(&self) -> Result<()> {
+        let process = libc::pid_t::try_from(self.id())?;
+        // SAFETY: kill takes no pointers.
+        ensure!(
+            unsafe { libc::kill(process, libc::SIGTERM) } == 0,
+            "it was gone before"
+        );
+        Ok(())
     }
 
     /// What it has said so far.

@@ -23,3 +23,4 @@ mod predict_with_python;
 mod refused;
 mod scored;
 mod security;
+mod unheard;

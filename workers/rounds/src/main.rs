@@ -36,11 +36,11 @@ use clap::Parser;
 
 fn main() -> std::process::ExitCode {
     let arguments = cli::Arguments::parse_from(cli::nnunet::long_flags(std::env::args_os()));
-    cli::init_logs(&arguments);
+    cli::init_output(&arguments);
     match cli::run(arguments) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            cli::output::fail(&error);
             std::process::ExitCode::FAILURE
         }
     }

@@ -10,6 +10,7 @@ mod dry_run;
 mod list;
 pub mod nnunet;
 mod orchestrator;
+pub mod output;
 mod overlay;
 mod provision;
 mod report;
@@ -25,13 +26,12 @@ mod verify;
 mod watch;
 mod worker;
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use pipeline::{client::Client, connection::Connection, metrics::Metrics};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::{
     parts::OrchestratorFolders,
@@ -192,23 +192,15 @@ pub fn stop_on_signal(stop: CancellationToken) {
     });
 }
 
-/// Sends logs to standard error; `RUST_LOG` filters them. The demo tells its story itself.
-pub fn init_logs(arguments: &Arguments) {
+/// Prepares what the program says.
+pub fn init_output(arguments: &Arguments) {
+    output::end_quietly_without_readers();
+    // The demo tells its story itself.
     let level = match arguments.command {
         Command::Demo(_) => "warn",
         _ => "info,async_nats=warn",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let logs = fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    if arguments.log_json {
-        logs.json().init();
-    } else {
-        logs.init();
-    }
+    output::init_logs(arguments.log_json, level);
 }
 
 /// Runs one command.

@@ -104,8 +104,15 @@ impl Joined {
     }
 
     /// What the convolution makes of the upsampled `x` (b, lower channels, ...) and the `skip` (b, c, ...), on so many
-    /// threads. None where images lie otherwise than convolutions on the processor leave them.
+    /// threads. None where the upsampled image is not of the skip's size, or images lie otherwise than convolutions on
+    /// the processor leave them.
     pub fn apply(&self, x: &Tensor, skip: &Tensor, threads: usize) -> Result<Option<Tensor>> {
+        let (below, above) = (x.size(), skip.size());
+        let own = self.axes[3 - self.skip_padding.len()..].iter();
+        let mut sizes = own.zip(below[2..].iter().zip(&above[2..]));
+        if below[0] != above[0] || !sizes.all(|(axis, (below, above))| below * axis.stride as i64 == *above) {
+            return Ok(None);
+        }
         let ones = vec![1; self.skip_padding.len()];
         let low = convolution(x, &self.low, None, &ones, &self.low_padding)?;
         let made = convolution(skip, &self.skip, self.bias.as_ref(), &ones, &self.skip_padding)?;

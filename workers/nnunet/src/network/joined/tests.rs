@@ -124,3 +124,15 @@ fn leaves_other_kernels_alone() {
             .is_none()
     );
 }
+
+#[test]
+fn leaves_images_that_do_not_fit_to_libtorch() {
+    let (stage, parameters) = stage(&[2, 2, 2], &[3, 3, 3], true);
+    let (axes, first) = axes(&stage, &parameters).unwrap();
+    let joined = Joined::of(axes, &stage, first, &parameters, Kind::Float).unwrap();
+    let x = image(&[1, 6, 3, 3, 3]);
+    for skip in [[1, 3, 5, 6, 6], [2, 3, 6, 6, 6]] {
+        assert!(joined.apply(&x, &image(&skip), 1).unwrap().is_none());
+    }
+    assert!(joined.apply(&x, &image(&[1, 3, 6, 6, 6]), 1).unwrap().is_some());
+}

@@ -23,4 +23,5 @@ mod predict_with_python;
 mod refused;
 mod scored;
 mod security;
+mod stub;
 mod unheard;

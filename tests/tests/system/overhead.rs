@@ -2,18 +2,12 @@
 //! nats-server that syncs always, a conductor with an archive, the averaging. Figures are printed, never asserted.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
-use nnunet::{
-    average::{Contribution, Rule, average},
-    checkpoint::safetensors,
-    network::{StateDict, Tensor32},
-    progress::Unobserved,
-};
 use pipeline::{
     archive::Archive,
     client::{Client, Verdict, Watched},
@@ -22,7 +16,7 @@ use pipeline::{
     metrics::Metrics,
     server::{Server, ServerSettings},
     streams::{self, Pace, StreamSettings},
-    worker::{Phase, TaskContext, Worker, WorkerSettings, announce},
+    worker::{Phase, Worker, WorkerSettings, announce},
 };
 use schemas::{
     PROTOCOL_VERSION,
@@ -30,172 +24,15 @@ use schemas::{
     job::{Device, JobMessage},
     names::{self, ORCHESTRATOR},
     site::{Announce, AnnouncedDataset},
-    task::{EpochReport, Failure, Task, TaskInput, TaskOutput, Update, Validation, Weights},
 };
 use serde_json::json;
-use tests::{federation::PATIENCE, process};
+use tests::{federation::PATIENCE, process, proxy::Proxy};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use crate::stub::{Aggregate, Average, Fingerprint, PlanVerify, Preprocess, Stub, TrainRound};
+
 const VERSION: &str = "stub";
-/// Tensors of the stub's network.
-const TENSORS: usize = 24;
-
-/// What all stubs share.
-#[derive(Clone)]
-struct Stub {
-    scratch: PathBuf,
-    /// Bytes of a model.
-    bytes: usize,
-}
-
-/// A phase that answers with [`Stub::run`].
-macro_rules! stubs {
-    ($($name:ident),*) => {$(
-        struct $name(Stub);
-
-        impl Phase for $name {
-            const NAME: names::Phase = names::Phase::$name;
-
-            fn run(&self, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
-                self.0.run(task, context)
-            }
-        }
-    )*};
-}
-
-stubs!(
-    Fingerprint,
-    PlanVerify,
-    Preprocess,
-    TrainRound,
-    Aggregate,
-    Average
-);
-
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure::fatal("stub", error.to_string())
-}
-
-impl Stub {
-    fn initial(&self) -> StateDict {
-        let values = self.bytes / 4 / TENSORS;
-        let mut weights = StateDict::new();
-        for index in 0..TENSORS {
-            let tensor = Tensor32 {
-                shape: vec![values],
-                data: vec![0.0; values],
-            };
-            weights
-                .insert(format!("{index:02}"), tensor)
-                .expect("a name once");
-        }
-        weights
-    }
-
-    fn run(&self, task: &Task, context: &TaskContext) -> Result<TaskOutput, Failure> {
-        let store = |what: &str| context.upload(what.as_bytes().to_vec());
-        let digest = |what: &str| schemas::sha256(what.as_bytes());
-        Ok(match &task.input {
-            TaskInput::Inventory {} => TaskOutput::Inventory {
-                dataset_json: json!({ "labels": { "background": 0, "tumour": 1 } }),
-                cases: 2,
-                digest: digest("cases"),
-            },
-            TaskInput::Scan { .. } | TaskInput::Select { .. } => {
-                TaskOutput::FingerprintPart { part: store("part")? }
-            }
-            TaskInput::AggregateInventory { sites } => TaskOutput::PooledDescriptors {
-                dataset_json: store("dataset.json")?,
-                cases_total: sites.iter().map(|site| u64::from(site.cases)).sum(),
-            },
-            TaskInput::AggregateScan { .. } => TaskOutput::PooledScan {
-                scan: store("scan")?,
-                request: store("request")?,
-            },
-            TaskInput::AggregateSelect { .. } => TaskOutput::PooledFingerprint {
-                fingerprint: store("fingerprint")?,
-            },
-            TaskInput::PlanVerify { .. } => TaskOutput::Plans {
-                plans: json!({}),
-                plans_digest: digest("plans"),
-                weights_digest: digest("weights"),
-                checkpoint_digest: None,
-                weights: None,
-                training_cases: 2,
-                validation_cases: 1,
-                survey: None,
-            },
-            TaskInput::Preprocess { .. } => TaskOutput::Preprocessed { made: 2, cached: 0 },
-            TaskInput::TrainRound { base, .. } => self.train(task, context, base)?,
-            TaskInput::Average { updates, .. } => {
-                let folder = tempfile::tempdir_in(&self.scratch).map_err(failed)?;
-                let contribution = |update: &Update| Contribution {
-                    site: update.site.clone(),
-                    weights: folder.path().join(&update.site),
-                    weight: update.weight,
-                };
-                let contributions: Vec<_> = updates.iter().map(contribution).collect();
-                let pairs = updates.iter().zip(&contributions);
-                let files: Vec<_> = pairs
-                    .map(|(update, to)| (&update.artifact, &*to.weights))
-                    .collect();
-                context.download_updates(&files)?;
-                let output = folder.path().join("average");
-                let averaged = average(&contributions, &Rule::Mean, &output, &Unobserved).map_err(failed)?;
-                TaskOutput::Averaged {
-                    global: context.upload_digested(&output, averaged.digest)?,
-                    bounded: Vec::new(),
-                }
-            }
-            TaskInput::Results { .. } => TaskOutput::Results {
-                archive: store("results")?,
-            },
-            _ => return Err(failed("not a task of training")),
-        })
-    }
-
-    /// Fetches the global weights, adds one to each, and sends them.
-    fn train(&self, task: &Task, context: &TaskContext, base: &Weights) -> Result<TaskOutput, Failure> {
-        let start = match base {
-            Weights::Initial { .. } => self.initial(),
-            Weights::Average { artifact } => {
-                safetensors::from_bytes(&context.download(artifact)?, "the average").map_err(failed)?
-            }
-        };
-        let training = task.key.pass == 0;
-        let update = if training {
-            let mut touched = StateDict::new();
-            for (name, mut tensor) in start {
-                tensor.data.iter_mut().for_each(|value| *value += 1.0);
-                touched.insert(name, tensor).map_err(failed)?;
-            }
-            Some(context.upload(safetensors::to_bytes(&touched))?)
-        } else {
-            None
-        };
-        let epoch = EpochReport {
-            epoch: task.key.round,
-            learning_rate: 0.01,
-            train_loss: 0.0,
-            iterations: 1,
-            seconds: 0.0,
-        };
-        Ok(TaskOutput::Trained {
-            update,
-            epochs: if training { vec![epoch] } else { Vec::new() },
-            validation: Validation {
-                true_positives: vec![1],
-                false_positives: vec![1],
-                false_negatives: vec![1],
-                loss: 0.0,
-                on_training_cases: true,
-            },
-            base: base.digest().to_owned(),
-            update_norm: None,
-        })
-    }
-}
 
 /// Where a federation of stubs runs.
 struct Stage<'a> {
@@ -214,9 +51,30 @@ impl Stage<'_> {
     }
 }
 
+/// A federation of stubs, and how long it goes on.
+struct Job {
+    sites: usize,
+    /// Of a model.
+    bytes: usize,
+    rounds: u32,
+    /// What a line between each site and the server delays each way; None: no line.
+    delay: Option<Duration>,
+}
+
+impl Job {
+    fn new(sites: usize, bytes: usize, rounds: u32) -> Self {
+        Self {
+            sites,
+            bytes,
+            rounds,
+            delay: None,
+        }
+    }
+}
+
 /// Seconds of each round of a job of stubs, and the bytes that the artifacts' stream holds behind the third and the
 /// last.
-async fn rounds(sites: usize, bytes: usize, rounds: u32) -> anyhow::Result<(Vec<f64>, [u64; 2])> {
+async fn rounds(job: Job) -> anyhow::Result<(Vec<f64>, [u64; 2])> {
     let folder = tempfile::tempdir()?;
     let settings = ServerSettings {
         program: process::nats_server(),
@@ -232,12 +90,24 @@ async fn rounds(sites: usize, bytes: usize, rounds: u32) -> anyhow::Result<(Vec<
     };
     let stub = Stub {
         scratch: folder.path().to_owned(),
-        bytes,
+        bytes: job.bytes,
     };
-    let names: Vec<String> = (0..sites).map(|index| format!("site-{index:03}")).collect();
+    let line = match job.delay {
+        Some(delay) => {
+            let line = Proxy::start(server.access().url.trim_start_matches("nats://").to_owned()).await?;
+            line.delay(delay);
+            Some(line)
+        }
+        None => None,
+    };
+    let mut access = server.access();
+    if let Some(line) = &line {
+        access.url = line.url();
+    }
+    let names: Vec<String> = (0..job.sites).map(|index| format!("site-{index:03}")).collect();
     for site in &names {
         streams::set_up_site(&connection, site, Pace::default()).await?;
-        let connection = Connection::open(&server.access(), site, PATIENCE, &Metrics::new()).await?;
+        let connection = Connection::open(&access, site, PATIENCE, &Metrics::new()).await?;
         let announced = Announce {
             site: site.clone(),
             protocol: PROTOCOL_VERSION,
@@ -267,7 +137,7 @@ async fn rounds(sites: usize, bytes: usize, rounds: u32) -> anyhow::Result<(Vec<
 
     let message = json!({
         "datasets": names,
-        "payload": { "mode": "training", "num_rounds": rounds, "dataset_id": 1, "device": "cpu",
+        "payload": { "mode": "training", "num_rounds": job.rounds, "dataset_id": 1, "device": "cpu",
                      "model_configuration": "3d_fullres" },
     });
     let client = Client::new(connection.clone());
@@ -317,9 +187,26 @@ fn runtime() -> Runtime {
 #[ignore = "a measurement: just overhead"]
 fn overhead_of_a_round() {
     for megabytes in [12, 120] {
-        let (seconds, _) = runtime().block_on(rounds(3, megabytes * 1_000_000, 6)).unwrap();
+        let job = Job::new(3, megabytes * 1_000_000, 6);
+        let (seconds, _) = runtime().block_on(rounds(job)).unwrap();
         let line = json!({ "peer": "rounds", "megabytes": megabytes, "seconds": median(seconds) });
         println!("\n{line}");
+    }
+}
+
+#[test]
+#[ignore = "a measurement: just overhead"]
+fn overhead_of_a_distant_round() {
+    for megabytes in [12, 120] {
+        let job = Job {
+            delay: Some(Duration::from_millis(20)),
+            ..Job::new(3, megabytes * 1_000_000, 6)
+        };
+        let (seconds, _) = runtime().block_on(rounds(job)).unwrap();
+        println!(
+            "\n{megabytes} MB, sites 20 ms away: {:.2} s a round",
+            median(seconds)
+        );
     }
 }
 
@@ -328,7 +215,7 @@ fn overhead_of_a_round() {
 fn overhead_of_many_sites() {
     println!("\n{:>6}{:>16}{:>16}", "sites", "s a round", "ms a site");
     for sites in [3, 10, 30, 100] {
-        let (seconds, _) = runtime().block_on(rounds(sites, 100_000, 6)).unwrap();
+        let (seconds, _) = runtime().block_on(rounds(Job::new(sites, 100_000, 6))).unwrap();
         let seconds = median(seconds);
         println!("{sites:>6}{seconds:>16.3}{:>16.2}", seconds * 1e3 / sites as f64);
     }
@@ -350,7 +237,7 @@ fn held() -> (usize, u64) {
 #[ignore = "a measurement: just scale"]
 fn overhead_of_many_rounds() {
     let count = 1_000;
-    let (seconds, stored) = runtime().block_on(rounds(10, 100_000, count)).unwrap();
+    let (seconds, stored) = runtime().block_on(rounds(Job::new(10, 100_000, count))).unwrap();
     let (files, memory) = held();
     println!(
         "\n10 sites, {count} rounds: {:.3} s a round at first, {:.3} s at last; artifacts hold {} bytes after round 3, {} after \

@@ -147,6 +147,11 @@ bundle: setup
     {{ tools }}/checks/bin/python deploy/bundle.py make target/release/rounds {{ tools }} target/bundle
     {{ tools }}/checks/bin/python deploy/bundle.py check target/bundle/*.tar.gz {{ tools }}/mni
 
+# Boot the kernel of a file, such as that of Ubuntu 18.04, in an emulated machine, and try what `just bundle` made under it
+check-kernel vmlinuz:
+    {{ python }} deploy/setup/checks.py {{ tools }}/checks kernel
+    {{ tools }}/checks/bin/python deploy/bundle.py boot target/bundle/*.tar.gz {{ vmlinuz }}
+
 # Install what `just bundle` made on a fresh Debian under systemd, as deploy/OPERATIONS.md says, and train there; needs root
 check-systemd:
     {{ python }} deploy/setup/checks.py {{ tools }}/checks systemd

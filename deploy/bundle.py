@@ -3,14 +3,16 @@
 
     deploy/bundle.py make target/release/rounds .tools target/bundle
     deploy/bundle.py check target/bundle/rounds-0.1.0-linux-x86_64-cpu.tar.gz .tools/mni
+    deploy/bundle.py boot target/bundle/rounds-0.1.0-linux-x86_64-cpu.tar.gz vmlinuz-4.15.0-20-generic
 
 The archive holds the program, nats-server and every library down to glibc and its loader, so that the glibc of the machine
 it runs on does not matter: a kernel of the age of RHEL 8's (4.18) does. Beside them lie settings, systemd units and
 documents, the licences of all components, their list (COMPONENTS.json, CycloneDX) and SHA256SUMS. It is of the CPU, or of
 CUDA where the program was built so. The same program and libraries give the same bytes. `make` runs on Debian or Ubuntu,
-which know what package a library is of. `check` needs root, and busybox where no static one is on the PATH: in a root
-folder with nothing but a shell, and a network of nothing but itself, the archive is held against its checksums, and the
-demo trains and segments.
+which know what package a library is of. `check` needs root and a static busybox: in a root folder with nothing but a
+shell, and a network of nothing but itself, the archive is held against its checksums, and the demo trains and segments.
+`boot` does the same with two sites of tiny scans under the kernel of a file, in an emulated machine of two processors with
+no disk and no network.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -252,47 +255,125 @@ sha256sum -c SHA256SUMS > /tmp/sums || { grep -v OK /tmp/sums; exit 1; }
 echo "checksums: $(grep -c OK /tmp/sums) files"
 ln -s /opt/*/bin/rounds /usr/bin/rounds
 rounds --version
-rounds demo --home /tmp/home --mni /mni --rounds 1 --iterations 1
+rounds demo --home /tmp/home --rounds 1 --iterations 1 DATA
 """
 
 
-def check(archive, mni):
+# What the emulated machine runs first, and last.
+INIT = """#!/bin/sh
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+uname -srv
+env -i PATH=/bin:/usr/bin HOME=/tmp /bin/sh /inside
+echo "exit status $?"
+poweroff -f
+"""
+EMULATOR = "qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 8G -nographic -no-reboot -net none"
+# Seconds.
+LONGEST = 1800
+
+
+def lay_out(archive, root, data):
+    """A root folder of a shell, the archive's content in /opt and the script `inside`, whose demo takes `data`."""
     busybox = shutil.which("busybox")
     # ldd fails where a program needs no libraries.
     if busybox is None or subprocess.run(["ldd", busybox], capture_output=True).returncode == 0:
         sys.exit("a static busybox is needed: install busybox-static")
+    for folder in ("bin", "usr/bin", "opt", "tmp", "proc", "dev", "etc"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(busybox, root / "bin/busybox")
+    for name in output(busybox, "--list").split():
+        if name != "busybox":
+            (root / "bin" / name).symlink_to("busybox")
+    with tarfile.open(archive) as tar:
+        tar.extractall(root / "opt", filter="data")
+    (root / "inside").write_text(INSIDE.replace("DATA", data))
+
+
+def check(archive, mni):
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        for folder in ("bin", "usr/bin", "opt", "tmp", "proc", "dev", "mni", "etc"):
-            (root / folder).mkdir(parents=True)
-        shutil.copy(busybox, root / "bin/busybox")
-        subprocess.run(["chroot", root, "/bin/busybox", "--install", "-s", "/bin"], check=True)
+        lay_out(archive, root, "--mni /mni")
+        (root / "mni").mkdir()
         for device in ("null", "zero", "urandom", "random"):
             (root / "dev" / device).touch()
-        with tarfile.open(archive) as tar:
-            tar.extractall(root / "opt", filter="data")
         mounts = [f"mount -t proc proc {root}/proc", f"mount --bind {mni.resolve()} {root}/mni"]
         mounts += [f"mount --bind /dev/{device} {root}/dev/{device}" for device in ("null", "zero", "urandom", "random")]
-        (root / "inside").write_text(INSIDE)
         script = " && ".join([*mounts, f"exec chroot {root} /bin/env -i PATH=/bin:/usr/bin HOME=/tmp /bin/sh /inside"])
         done = subprocess.run(["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-ec", script])
     sys.exit(done.returncode)
 
 
+def nifti(values, side):
+    """A NIfTI-1 file of a cube of bytes, 1 mm apart."""
+    header = bytearray(352)
+    struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<8h", header, 40, 3, side, side, side, 1, 1, 1, 1)
+    struct.pack_into("<2h", header, 70, 2, 8)
+    struct.pack_into("<9f", header, 76, *[1] * 8, 352)
+    struct.pack_into("<f", header, 112, 1)
+    header[344:348] = b"n+1\0"
+    return bytes(header) + bytes(values)
+
+
+def tiny_site(folder, cases=3, side=16):
+    """An nnU-Net raw data set of a few small scans of a bright ball: an emulated processor is slow."""
+    def voxels(case, of):
+        middle, radius = side / 2 + case - 1, side / 4 + case / 2
+        places = ((z, y, x) for z in range(side) for y in range(side) for x in range(side))
+        return [of(place, sum((at - middle) ** 2 for at in place) < radius**2) for place in places]
+
+    for part in ("imagesTr", "labelsTr", "imagesTs"):
+        (folder / part).mkdir(parents=True)
+    for case in range(cases):
+        image = voxels(case, lambda at, ball: 100 * ball + (at[0] * 7 + at[1] * 5 + at[2] * 3 + case) % 60)
+        (folder / f"imagesTr/c{case}_0000.nii").write_bytes(nifti(image, side))
+        (folder / f"labelsTr/c{case}.nii").write_bytes(nifti(voxels(case, lambda _, ball: int(ball)), side))
+    shutil.copy(folder / "imagesTr/c0_0000.nii", folder / "imagesTs/t0_0000.nii")
+    (folder / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1"}, "labels": {"background": 0, "ball": 1},
+                                                     "numTraining": cases, "file_ending": ".nii"}))
+
+
+def boot(archive, kernel):
+    with tempfile.TemporaryDirectory() as scratch:
+        root, packed = Path(scratch) / "root", Path(scratch) / "root.cpio"
+        sites = [f"/{site}/Dataset007_Ball" for site in ("a", "b")]
+        lay_out(archive, root, " ".join(sites))
+        for site in sites:
+            tiny_site(root / site[1:])
+        (root / "init").write_text(INIT)
+        (root / "init").chmod(0o755)
+        with open(packed, "wb") as file:
+            names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
+            subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=root, input=names.encode(), stdout=file, check=True)
+        machine = [*EMULATOR.split(), "-kernel", kernel, "-initrd", packed, "-append", "console=ttyS0 quiet panic=-1"]
+        ends = []
+        with subprocess.Popen(["timeout", str(LONGEST), *machine], stdout=subprocess.PIPE, text=True,
+                              errors="replace") as emulated:
+            for line in emulated.stdout:
+                print(line, end="", flush=True)
+                ends += re.findall(r"^exit status (\d+)", line)
+    sys.exit(int(ends[-1]) if ends else f"{kernel}: the machine ended without the script's end")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    making, checking = verbs.add_parser("make"), verbs.add_parser("check")
+    making, checking, booting = (verbs.add_parser(name) for name in ("make", "check", "boot"))
     for name in ("program", "tools", "out"):
         making.add_argument(name, type=Path)
     for name in ("archive", "mni"):
         checking.add_argument(name, type=Path)
+    for name in ("archive", "kernel"):
+        booting.add_argument(name, type=Path)
     arguments = parser.parse_args()
     if arguments.verb == "make":
         # Links stay as they are: .tools may be one.
         make(*(Path(os.path.abspath(path)) for path in (arguments.program, arguments.tools, arguments.out)))
-    else:
+    elif arguments.verb == "check":
         check(arguments.archive, arguments.mni)
+    else:
+        boot(arguments.archive, arguments.kernel)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ DEBIAN = {
     "systemd": {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container"},
     "image": {"debootstrap": "debootstrap", "buildah": "buildah"},
     "bundle": {"objcopy": "binutils", "busybox": "busybox-static"},
+    "kernel": {"qemu-system-x86_64": "qemu-system-x86", "cpio": "cpio", "busybox": "busybox-static"},
     "screenshots": {"chromium-headless-shell": "chromium-headless-shell", "node": "nodejs", "npm": "npm"},
 }
 NPM = {

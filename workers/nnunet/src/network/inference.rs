@@ -143,7 +143,7 @@ pub(super) unsafe fn values<T>(x: &Tensor) -> &mut [T] {
 }
 
 /// Whether the channels of a voxel lie side by side, and nothing lies between voxels.
-pub(super) fn is_channels_last(size: &[i64], stride: &[i64]) -> bool {
+fn is_channels_last(size: &[i64], stride: &[i64]) -> bool {
     let mut expected = size[1];
     for axis in (2..size.len()).rev() {
         if size[axis] > 1 && stride[axis] != expected {

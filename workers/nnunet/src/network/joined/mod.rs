@@ -18,7 +18,7 @@ use self::{
 };
 use super::{
     blocks::{ConvBlock, DecoderStage},
-    inference::{is_channels_last, values},
+    inference::values,
     tensors::{channels_last, convolution},
 };
 use crate::Result;
@@ -104,8 +104,7 @@ impl Joined {
     }
 
     /// What the convolution makes of the upsampled `x` (b, lower channels, ...) and the `skip` (b, c, ...), on so many
-    /// threads. None where the upsampled image is not of the skip's size, or images lie otherwise than convolutions on
-    /// the processor leave them.
+    /// threads. None where the upsampled image is not of the skip's size.
     pub fn apply(&self, x: &Tensor, skip: &Tensor, threads: usize) -> Result<Option<Tensor>> {
         let (below, above) = (x.size(), skip.size());
         let own = self.axes[3 - self.skip_padding.len()..].iter();
@@ -114,18 +113,20 @@ impl Joined {
             return Ok(None);
         }
         let ones = vec![1; self.skip_padding.len()];
-        let low = convolution(x, &self.low, None, &ones, &self.low_padding)?;
+        // A small image of one sample libtorch convolves by other code, which leaves it in another order.
+        let low = channels_last(&convolution(x, &self.low, None, &ones, &self.low_padding)?)?;
         let made = convolution(skip, &self.skip, self.bias.as_ref(), &ones, &self.skip_padding)?;
-        let dense = |x: &Tensor| is_channels_last(&x.size(), &x.stride());
-        if !dense(&low) || !dense(&made) || made.kind() != low.kind() {
-            return Ok(None);
-        }
+        let made = channels_last(&made)?;
         let size = made.size();
         // SAFETY: of that kind, and nobody else looks at what the convolutions have just made.
         unsafe {
-            match made.kind() {
-                Kind::Float => self.add(values::<f32>(&made), values::<f32>(&low), &size, threads),
-                Kind::BFloat16 => self.add(values::<bf16>(&made), values::<bf16>(&low), &size, threads),
+            match (made.kind(), low.kind()) {
+                (Kind::Float, Kind::Float) => {
+                    self.add(values::<f32>(&made), values::<f32>(&low), &size, threads)
+                }
+                (Kind::BFloat16, Kind::BFloat16) => {
+                    self.add(values::<bf16>(&made), values::<bf16>(&low), &size, threads)
+                }
                 _ => return Ok(None),
             }
         }

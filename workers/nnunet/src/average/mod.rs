@@ -125,9 +125,7 @@ impl Sites<'_> {
         for ((place, file), buffer) in present.zip(buffer.chunks_mut(PART)) {
             let values = &mut buffer[..out.len()];
             file.read(name, first, values.as_flattened_mut())?;
-            // All are looked at, without a branch: several at once.
-            let finite = |finite, bytes: &[u8; 4]| finite & f32::from_le_bytes(*bytes).is_finite();
-            if !values.iter().fold(true, finite) {
+            if !rule::all_finite(values) {
                 return Err(Error::invalid(
                     format!("site {}", self.ordered[place].site),
                     format!("tensor {name} holds a value that is not finite"),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Contribution;
-use crate::{Error, Result};
+use crate::{Error, Result, wide::wide};
 
 /// How updates are combined.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,14 +67,28 @@ pub(super) type Values<'a> = (usize, &'a [[u8; 4]]);
 pub(super) fn mean(contributions: &[&Contribution], inputs: &[Values], out: &mut [f32]) {
     let mut sum = vec![0f64; out.len()];
     for (place, values) in inputs {
-        let weight = contributions[*place].weight as f64;
-        for (sum, bytes) in sum.iter_mut().zip(*values) {
-            *sum += weight * f64::from(f32::from_le_bytes(*bytes));
-        }
+        add(&mut sum, values, contributions[*place].weight as f64);
     }
     let total = total(contributions);
     for (out, sum) in out.iter_mut().zip(sum) {
         *out = (sum / total) as f32;
+    }
+}
+
+wide! {
+    /// Adds the values times `weight`.
+    fn add(sum: &mut [f64], values: &[[u8; 4]], weight: f64) {
+        for (sum, bytes) in sum.iter_mut().zip(values) {
+            *sum += weight * f64::from(f32::from_le_bytes(*bytes));
+        }
+    }
+}
+
+wide! {
+    /// Whether all values are finite. All are looked at, without a branch: several at once.
+    pub(super) fn all_finite(values: &[[u8; 4]]) -> bool {
+        let finite = |finite, bytes: &[u8; 4]| finite & f32::from_le_bytes(*bytes).is_finite();
+        values.iter().fold(true, finite)
     }
 }
 

@@ -136,10 +136,13 @@ pub async fn set_up(connection: &Connection, settings: &StreamSettings) -> Resul
             };
             let full = matches!(error.kind(), CreateStreamErrorKind::JetStream(error)
                 if error.error_code() == ErrorCode::STORAGE_RESOURCES_EXCEEDED);
-            // A stream that is there keeps the room it has: a server that is started on a fuller disk than before promises
-            // no room anew, not even where none is asked for.
+            // A stream that is there keeps the room it has.
             if full && connection.jetstream().get_stream(&name).await.is_ok() {
-                tracing::warn!("stream {name} stays as it is: {error}");
+                // None is asked for, and still refused: the server started on a fuller disk than before, and has promised
+                // more than it would now.
+                if config.max_bytes < 0 {
+                    tracing::warn!("stream {name} stays as it is: {error}");
+                }
                 break;
             }
             if !full || config.max_bytes <= LEAST_ARTIFACT_BYTES {

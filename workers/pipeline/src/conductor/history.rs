@@ -27,16 +27,21 @@ pub(super) struct Scored {
 }
 
 impl Scored {
+    /// What a job that was just accepted goes on from.
+    pub fn at_start(accepted: &Accepted) -> Self {
+        let earlier = accepted.continues.as_ref();
+        Self {
+            history: earlier.map(|earlier| earlier.history.clone()).unwrap_or_default(),
+            best: earlier.and_then(|earlier| earlier.best.clone()),
+            releases: 0,
+        }
+    }
+
     /// Takes the releases that another one follows: nothing that is said late changes what they brought.
     pub fn go_on(&mut self, record: &Record) {
         let Some(accepted) = &record.accepted else {
             return;
         };
-        if self.releases == 0 {
-            let earlier = accepted.continues.as_ref();
-            self.history = earlier.map(|earlier| earlier.history.clone()).unwrap_or_default();
-            self.best = earlier.and_then(|earlier| earlier.best.clone());
-        }
         while let Some(release) = record.releases.get(self.releases)
             && self.releases + 1 < record.releases.len()
         {

@@ -102,7 +102,10 @@ impl Record {
     pub fn event(&mut self, event: Event) {
         let resumes = self.resumes();
         match event {
-            Event::Accepted(accepted) if self.accepted.is_none() => self.accepted = Some(*accepted),
+            Event::Accepted(accepted) if self.accepted.is_none() => {
+                self.scored = Scored::at_start(&accepted);
+                self.accepted = Some(*accepted);
+            }
             Event::Released(release) if self.release(Step::of(&release)).is_none() => {
                 self.places.insert(Step::of(&release), self.releases.len());
                 self.deadline.clone_from(&release.deadline);

@@ -25,7 +25,8 @@ pub fn mps_present() -> bool {
     tch::utils::has_mps()
 }
 
-/// Sets the threads of one libtorch operation.
+/// Sets the threads of one libtorch operation. libtorch keeps the number per process and takes it over in a thread at its
+/// first parallel operation.
 #[cfg(feature = "torch")]
 pub fn set_threads(threads: usize) {
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));

@@ -233,7 +233,7 @@ impl Trainer {
     /// Scores the current weights on patches of the validation cases: the final patch size, without augmentation,
     /// without mirroring. `epoch` keys which patches are drawn.
     pub fn validate(&self, epoch: usize, observer: &dyn Observer) -> Result<ValidationCounts> {
-        set_threads(self.settings.threads);
+        device::set_threads(self.settings.threads);
         let iterations = self.settings.val_iterations_per_epoch;
         let mut counts = ValidationCounts::new(self.counting.classes(self.network.layout().heads()));
         let batches = self
@@ -278,7 +278,7 @@ impl Trainer {
         clock: &dyn Fn() -> f64,
         observer: &dyn Observer,
     ) -> Result<EpochLog> {
-        set_threads(self.settings.threads);
+        device::set_threads(self.settings.threads);
         let iterations = self.settings.iterations_per_epoch;
         let variant = &self.settings.variant;
         let learning_rate =
@@ -424,11 +424,6 @@ impl Trainer {
             None => Ok(()),
         }
     }
-}
-
-// libtorch keeps the number per process and takes it over in a thread at its first parallel operation.
-fn set_threads(threads: usize) {
-    tch::set_num_threads(threads as i32);
 }
 
 fn sizes(shape: &[usize]) -> Vec<i64> {

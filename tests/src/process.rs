@@ -125,13 +125,17 @@ impl RoundsProcess {
         Ok(process)
     }
 
-    /// Tells it to end.
-    pub fn terminate(&self) -> Result<()> {
-        let process = libc::pid_t::try_from(self.id())?;
-        // SAFETY: kill takes no pointers.
+    /// Sends a signal to it and all it started, such as SIGTERM.
+    ///
+    /// # Errors
+    /// It was gone before.
+    pub fn signal(&self, signal: libc::c_int) -> Result<()> {
+        let group = libc::pid_t::try_from(self.child.id())?;
+        // SAFETY: kill takes no pointers; the group is the child's own.
         ensure!(
-            unsafe { libc::kill(process, libc::SIGTERM) } == 0,
-            "it was gone before"
+            unsafe { libc::kill(-group, signal) } == 0,
+            "it was gone before:\n{}",
+            self.said()
         );
         Ok(())
     }
@@ -184,18 +188,10 @@ impl RoundsProcess {
         }
     }
 
-    /// Its process id, which is also that of its group.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Kills it and all it started at once, as a power cut would.
     pub fn kill(&mut self) {
-        // The group is the child's own: nothing else is in it. An ended group is no error here.
-        if let Ok(group) = i32::try_from(self.child.id()) {
-            // SAFETY: kill takes no pointers.
-            unsafe { libc::kill(-group, libc::SIGKILL) };
-        }
+        // An ended group is no error here.
+        let _ = self.signal(libc::SIGKILL);
         let _ = self.child.wait();
     }
 }

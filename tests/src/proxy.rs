@@ -45,8 +45,9 @@ struct Line {
 }
 
 impl Proxy {
-    /// Listens on a free port of this machine, in front of `server` (`host:port`).
-    pub async fn start(server: String) -> io::Result<Self> {
+    /// Listens on a free port of this machine, in front of the server at `url` (`nats://host:port`).
+    pub async fn start(url: &str) -> io::Result<Self> {
+        let server = url.trim_start_matches("nats://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let line = Arc::new(Line {

@@ -16,9 +16,7 @@ use crate::proxy::Proxy;
 impl Federation {
     /// A site that is started later reaches the server through a line of its own.
     pub fn behind_a_line(&mut self, name: &str) -> Result<()> {
-        let url = &self.server.address().url;
-        let server = url.strip_prefix("nats://").context("no nats:// URL")?.to_owned();
-        let line = self.runtime.block_on(Proxy::start(server))?;
+        let line = self.runtime.block_on(Proxy::start(&self.server.address().url))?;
         self.lines.insert(name.to_owned(), line);
         Ok(())
     }
@@ -75,13 +73,7 @@ impl Federation {
     /// Sends a signal to the orchestrator or a site, such as SIGSTOP.
     pub fn signal(&self, name: &str, signal: libc::c_int) -> Result<()> {
         let process = self.processes.get(name).context("no such process")?;
-        let group = libc::pid_t::try_from(process.id())?;
-        // SAFETY: kill takes no pointers; the group is the process's own.
-        ensure!(
-            unsafe { libc::kill(-group, signal) } == 0,
-            "{name} was gone before"
-        );
-        Ok(())
+        process.signal(signal).with_context(|| name.to_owned())
     }
 
     /// Kills the nats-server; its keeper starts it again at the same address.

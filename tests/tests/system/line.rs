@@ -35,7 +35,7 @@ impl Stage {
         let mut access = server.access();
         let near = Connection::open(&access, "near", PATIENCE, &Metrics::new()).await?;
         streams::set_up(&near, &StreamSettings::default()).await?;
-        let line = Proxy::start(access.url.trim_start_matches("nats://").to_owned()).await?;
+        let line = Proxy::start(&access.url).await?;
         access.url = line.url();
         let far = Connection::open(&access, "far", PATIENCE, &Metrics::new()).await?;
         Ok(Self {

@@ -92,18 +92,16 @@ async fn rounds(job: Job) -> anyhow::Result<(Vec<f64>, [u64; 2])> {
         scratch: folder.path().to_owned(),
         bytes: job.bytes,
     };
-    let line = match job.delay {
+    let mut access = server.access();
+    let _line = match job.delay {
         Some(delay) => {
-            let line = Proxy::start(server.access().url.trim_start_matches("nats://").to_owned()).await?;
+            let line = Proxy::start(&access.url).await?;
             line.delay(delay);
+            access.url = line.url();
             Some(line)
         }
         None => None,
     };
-    let mut access = server.access();
-    if let Some(line) = &line {
-        access.url = line.url();
-    }
     let names: Vec<String> = (0..job.sites).map(|index| format!("site-{index:03}")).collect();
     for site in &names {
         streams::set_up_site(&connection, site, Pace::default()).await?;

@@ -15,7 +15,7 @@ fn a_log_without_a_reader_ends_no_work() {
     let log = scratch.path().join("up.log");
     let mut up = RoundsProcess::start_unheard(&arguments, &log, "orchestrator ready", PATIENCE).unwrap();
     up.wait_for("rounds is up", PATIENCE).unwrap();
-    up.terminate().unwrap();
+    up.signal(libc::SIGTERM).unwrap();
     let status = up.wait(PATIENCE).unwrap();
     assert!(status.success(), "{status}\n{}", up.said());
 }

@@ -38,8 +38,7 @@ pub(super) fn channels_last(x: &Tensor) -> Result<Tensor> {
     Ok(dense.f_as_strided(&size, &stride, None)?)
 }
 
-/// A convolution without dilation or groups, of (b, c, z, y, x) or (b, c, y, x). The typed entry points, not libtorch's
-/// `convolution`: only these are on autocast's list.
+/// A convolution without dilation or groups, of (b, c, z, y, x) or (b, c, y, x).
 pub(super) fn convolution(
     x: &Tensor,
     weight: &Tensor,

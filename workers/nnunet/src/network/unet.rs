@@ -37,7 +37,8 @@ pub struct UNet {
     layout: Layout,
     parameters: Vec<Tensor>,
     device: Device,
-    /// What the layers compute in.
+    /// What the layers compute in: on CUDA float16, as nnU-Net's autocast has it, elsewhere float32. Parameters, their
+    /// gradients and the outputs stay in float32, and so do the sums inside a layer.
     kind: Kind,
     /// By decoder stage, where its way up is joined for inference; empty in training.
     joined: Vec<Option<Joined>>,
@@ -59,15 +60,19 @@ impl UNet {
             layout,
             parameters,
             device,
-            kind: Kind::Float,
+            kind: match device {
+                Device::Cuda(_) => Kind::Half,
+                _ => Kind::Float,
+            },
             joined: Vec::new(),
         })
     }
 
-    /// Whether the layers compute in bfloat16. Parameters, their gradients and the outputs stay in float32, and so do
-    /// the sums inside a layer.
+    /// The same network, computing in bfloat16 if `on`.
     pub fn in_bfloat16(mut self, on: bool) -> Self {
-        self.kind = if on { Kind::BFloat16 } else { Kind::Float };
+        if on {
+            self.kind = Kind::BFloat16;
+        }
         self
     }
 
@@ -78,7 +83,6 @@ impl UNet {
             self.joined = self.join(patch)?;
         }
         let weights = self.parameters.iter_mut().filter(|parameter| parameter.dim() > 3);
-        // Others stay as they are: autocast remembers its copies of leaves only.
         for weight in weights.filter(|weight| weight.kind() != self.kind) {
             *weight = weight.f_detach()?.f_to_kind(self.kind)?;
         }

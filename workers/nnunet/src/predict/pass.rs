@@ -24,17 +24,13 @@ impl Pass<'_> {
     /// hold the results.
     pub fn logits(&self, image: &Tensor) -> Result<Results> {
         let device = self.network.device();
-        let run = |results| match device {
-            Device::Cuda(_) => tch::autocast(true, || self.collect(image, results)),
-            _ => self.collect(image, results),
-        };
         if device != Device::Cpu && self.window.settings.results_on_device {
-            match run(device) {
-                Err(Error::Torch(_)) => run(Device::Cpu),
+            match self.collect(image, device) {
+                Err(Error::Torch(_)) => self.collect(image, Device::Cpu),
                 done => done,
             }
         } else {
-            run(Device::Cpu)
+            self.collect(image, Device::Cpu)
         }
     }
 

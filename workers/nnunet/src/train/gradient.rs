@@ -6,7 +6,7 @@
 //! forward pass and differs from the whole batch's gradient by rounding only.
 
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::loss::Loss;
 use crate::{
@@ -53,8 +53,6 @@ pub struct Passes<'a> {
     pub network: &'a UNet,
     /// The loss.
     pub loss: &'a Loss,
-    /// Whether CUDA computes in half precision.
-    pub autocast: bool,
     /// Samples at once.
     pub micro_batch: MicroBatch,
 }
@@ -74,34 +72,30 @@ impl Passes<'_> {
     /// Logits of the resolutions that have a loss, and the loss, of weights as inference uses them.
     pub fn validate(&self, data: &Tensor, targets: &[Tensor]) -> Result<(Vec<Tensor>, Tensor)> {
         tch::no_grad(|| {
-            self.cast(|| {
-                let logits = self.logits(data, |_| Mode::Inference)?;
-                let loss = self.loss.forward(&logits, targets)?;
-                Ok((logits, loss))
-            })
+            let logits = self.logits(data, |_| Mode::Inference)?;
+            let loss = self.loss.forward(&logits, targets)?;
+            Ok((logits, loss))
         })
     }
 
     /// The loss of a training iteration.
     pub fn forward(&self, data: &Tensor, targets: &[Tensor], draws: Draws) -> Result<Forwarded> {
-        self.cast(|| {
-            let training = |first_sample| Mode::Training { draws, first_sample };
-            if !self.micro_batch.splits(data.size()[0]) {
-                let logits = self
-                    .network
-                    .outputs(data, self.loss.wanted_outputs(), training(0))?;
-                let loss = self.loss.forward(&logits, targets)?;
-                return Ok(Forwarded { loss, logits: None });
-            }
-            let logits: Vec<Tensor> = tch::no_grad(|| self.logits(data, training))?
-                .into_iter()
-                .map(|logits| logits.set_requires_grad(true))
-                .collect();
+        let training = |first_sample| Mode::Training { draws, first_sample };
+        if !self.micro_batch.splits(data.size()[0]) {
+            let logits = self
+                .network
+                .outputs(data, self.loss.wanted_outputs(), training(0))?;
             let loss = self.loss.forward(&logits, targets)?;
-            Ok(Forwarded {
-                loss,
-                logits: Some(logits),
-            })
+            return Ok(Forwarded { loss, logits: None });
+        }
+        let logits: Vec<Tensor> = tch::no_grad(|| self.logits(data, training))?
+            .into_iter()
+            .map(|logits| logits.set_requires_grad(true))
+            .collect();
+        let loss = self.loss.forward(&logits, targets)?;
+        Ok(Forwarded {
+            loss,
+            logits: Some(logits),
         })
     }
 
@@ -125,21 +119,19 @@ impl Passes<'_> {
                 let of_logits = Tensor::f_run_backward(&[scaled], &logits, false, false)?;
                 let mut sums: Vec<Tensor> = Vec::new();
                 for (first, samples) in self.micro_batch.parts(data.size()[0]) {
-                    let new = self.cast(|| {
-                        let part = data.f_narrow(0, first, samples)?;
-                        let mode = Mode::Training {
-                            draws,
-                            first_sample: first as usize,
-                        };
-                        let outputs = self.network.outputs(&part, wanted, mode)?;
-                        // The gradient of this sum is that of the loss.
-                        let mut sum = Tensor::f_zeros([1], (tch::Kind::Float, data.device()))?;
-                        for (output, gradient) in outputs.iter().zip(&of_logits) {
-                            let product = output.f_mul(&gradient.f_narrow(0, first, samples)?)?;
-                            sum = sum.f_add(&product.f_sum(tch::Kind::Float)?)?;
-                        }
-                        Ok(Tensor::f_run_backward(&[sum], &leaves, false, false)?)
-                    })?;
+                    let part = data.f_narrow(0, first, samples)?;
+                    let mode = Mode::Training {
+                        draws,
+                        first_sample: first as usize,
+                    };
+                    let outputs = self.network.outputs(&part, wanted, mode)?;
+                    // The gradient of this sum is that of the loss.
+                    let mut sum = Tensor::f_zeros([1], (tch::Kind::Float, data.device()))?;
+                    for (output, gradient) in outputs.iter().zip(&of_logits) {
+                        let product = output.f_mul(&gradient.f_narrow(0, first, samples)?)?;
+                        sum = sum.f_add(&product.f_sum(tch::Kind::Float)?)?;
+                    }
+                    let new = Tensor::f_run_backward(&[sum], &leaves, false, false)?;
                     if sums.is_empty() {
                         sums = new;
                     } else {
@@ -174,20 +166,13 @@ impl Passes<'_> {
         };
         parts.into_iter().map(whole).collect()
     }
-
-    fn cast<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
-        match self.network.device() {
-            Device::Cuda(_) if self.autocast => tch::autocast(true, run),
-            _ => run(),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use rand_chacha::rand_core::SeedableRng;
     use serde_json::json;
-    use tch::Kind;
+    use tch::{Device, Kind};
 
     use super::*;
     use crate::{network::initial_weights, train::loss::LossKind};
@@ -237,7 +222,6 @@ mod tests {
         let passes = Passes {
             network,
             loss,
-            autocast: false,
             micro_batch: MicroBatch::new(samples, network.layout()).unwrap(),
         };
         let (data, targets) = batch();

@@ -69,8 +69,8 @@ impl Nonlinearity {
             // libtorch's default slope is 0.01, and tch passes no other: a PReLU of one fixed slope is the same.
             Self::LeakyRelu { slope } if slope == SLOPE => x.f_leaky_relu_()?,
             Self::LeakyRelu { slope } => {
-                let slope = tch::Tensor::f_from_slice(&[slope as f32])?.f_to_device(x.device())?;
-                x.f_prelu(&slope.f_to_kind(x.kind())?)?
+                let slope = tch::Tensor::f_full([1], slope, (x.kind(), x.device()))?;
+                x.f_prelu(&slope)?
             }
             Self::Relu => x.f_relu_()?,
             Self::Elu => x.f_elu_()?,

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
 use super::{
-    Layout, StateDict,
+    Layout, ParameterRole, StateDict,
     blocks::{BareConv, ConvBlock, ResidualBlock, Stage},
     dropout,
     inference::NormAndSlope,
@@ -82,9 +82,10 @@ impl UNet {
         if self.device == Device::Cpu {
             self.joined = self.join(patch)?;
         }
-        let weights = self.parameters.iter_mut().filter(|parameter| parameter.dim() > 3);
-        for weight in weights.filter(|weight| weight.kind() != self.kind) {
-            *weight = weight.f_detach()?.f_to_kind(self.kind)?;
+        for (parameter, tensor) in self.layout.parameters().iter().zip(&mut self.parameters) {
+            if let ParameterRole::Convolution { .. } | ParameterRole::Bias = parameter.role {
+                *tensor = tensor.f_detach()?.f_to_kind(self.kind)?;
+            }
         }
         Ok(self)
     }

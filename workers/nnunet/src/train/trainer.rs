@@ -6,7 +6,7 @@ use schemas::{
     job::Device as JobDevice,
     nnunet::{DatasetJson, Plans},
 };
-use tch::{Device, Tensor};
+use tch::{Device, Tensor, kind::Element};
 
 use super::{
     augment::random::SampleKey,
@@ -79,7 +79,8 @@ pub struct EpochLog {
     pub seconds: StageSeconds,
 }
 
-/// Seconds of an epoch by stage, by the caller's clock.
+/// Seconds of an epoch by stage, by the caller's clock. An accelerator only takes orders in forward and backward; what
+/// it then still needs is waited for in load and optimise.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StageSeconds {
     /// Waiting for batches and moving them to the device.
@@ -296,10 +297,7 @@ impl Trainer {
         let mut batches = self
             .source
             .stream(Split::Train, epoch as u64, 0..iterations as u64)?;
-        for iteration in 0..iterations {
-            if observer.stop_requested() {
-                return Err(Error::Stopped);
-            }
+        let mut load = |trainer: &Self, iteration, seconds: &mut StageSeconds| {
             let start = clock();
             let batch = batches.next().ok_or_else(|| {
                 Error::invalid(
@@ -307,10 +305,29 @@ impl Trainer {
                     format!("the loader ended at iteration {iteration} of {iterations}"),
                 )
             })??;
-            let (data, targets) = self.to_device(&batch)?;
-            log.seconds.load += clock() - start;
-            let place = (epoch, iteration);
-            let (loss, norm) = self.step(&data, &targets, place, learning_rate, clock, &mut log.seconds)?;
+            let batch = trainer.to_device(&batch)?;
+            seconds.load += clock() - start;
+            Ok::<_, Error>(batch)
+        };
+        let mut upcoming = Some(load(self, 0, &mut log.seconds)?);
+        while let Some((data, targets)) = upcoming.take() {
+            if observer.stop_requested() {
+                return Err(Error::Stopped);
+            }
+            let iteration = log.iterations;
+            let (loss, gradients) =
+                self.differentiate(&data, &targets, (epoch, iteration), clock, &mut log.seconds)?;
+            drop((data, targets));
+            // An accelerator is still at work on the gradients: the next batch is waited for meanwhile.
+            if iteration + 1 < iterations {
+                upcoming = Some(load(self, iteration + 1, &mut log.seconds)?);
+            }
+            let start = clock();
+            let norm = self
+                .optimiser
+                .step(self.network.parameters_mut(), gradients, learning_rate)?;
+            let loss = loss.f_double_value(&[])?;
+            log.seconds.optimise += clock() - start;
             if !loss.is_finite() {
                 return Err(not_finite("loss", epoch, iteration, loss));
             }
@@ -331,17 +348,16 @@ impl Trainer {
         Ok(log)
     }
 
-    /// One iteration; returns the loss and the norm of the gradients before clipping. `epoch` and `iteration` key what
-    /// drops out.
-    fn step(
-        &mut self,
+    /// The loss of one iteration, and its gradients times the optimiser's scale. `epoch` and `iteration` key what drops
+    /// out.
+    fn differentiate(
+        &self,
         data: &Tensor,
         targets: &[Tensor],
         (epoch, iteration): (usize, usize),
-        learning_rate: f64,
         clock: &dyn Fn() -> f64,
         seconds: &mut StageSeconds,
-    ) -> Result<(f64, f64)> {
+    ) -> Result<(Tensor, Vec<Option<Tensor>>)> {
         let start = clock();
         let draws = |layer| {
             let key = SampleKey {
@@ -356,24 +372,16 @@ impl Trainer {
         };
         let passes = self.passes();
         let forwarded = passes.forward(data, targets, &draws)?;
-        let value = forwarded.loss.f_double_value(&[])?;
+        let loss = forwarded.loss.f_detach()?;
         let forward_end = clock();
-        seconds.forward += forward_end - start;
-        if !value.is_finite() {
-            return Ok((value, 0.0));
-        }
         let scale = self.optimiser.loss_scale();
         let mut gradients = passes.gradients(data, forwarded, scale, &draws)?;
         if let Some(proximal) = &self.proximal {
             proximal.add(self.network.parameters(), &mut gradients, scale)?;
         }
-        let backward_end = clock();
-        seconds.backward += backward_end - forward_end;
-        let norm = self
-            .optimiser
-            .step(self.network.parameters_mut(), gradients, learning_rate)?;
-        seconds.optimise += clock() - backward_end;
-        Ok((value, norm))
+        seconds.forward += forward_end - start;
+        seconds.backward += clock() - forward_end;
+        Ok((loss, gradients))
     }
 
     fn passes(&self) -> Passes<'_> {
@@ -387,9 +395,7 @@ impl Trainer {
     /// The batch as tensors on the device.
     fn to_device(&self, batch: &Batch) -> Result<(Tensor, Vec<Tensor>)> {
         let device = self.network.device();
-        let data = Tensor::f_from_slice(&batch.data)?
-            .f_view(&sizes(&batch.data_shape)[..])?
-            .f_to_device(device)?;
+        let data = on_device(&batch.data, &batch.data_shape, device)?;
         let wanted = self.loss.wanted_outputs();
         if batch.targets.len() < wanted {
             return Err(Error::invalid(
@@ -401,9 +407,7 @@ impl Trainer {
             .iter()
             .map(|target| {
                 self.check_labels(target)?;
-                Ok(Tensor::f_from_slice(&target.values)?
-                    .f_view(&sizes(&target.shape)[..])?
-                    .f_to_device(device)?)
+                on_device(&target.values, &target.shape, device)
             })
             .collect::<Result<_>>()?;
         Ok((data, targets))
@@ -425,8 +429,12 @@ impl Trainer {
     }
 }
 
-fn sizes(shape: &[usize]) -> Vec<i64> {
-    shape.iter().map(|&n| n as i64).collect()
+/// A tensor of `values` on `device`.
+fn on_device<T: Element>(values: &[T], shape: &[usize], device: Device) -> Result<Tensor> {
+    let shape: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
+    Ok(Tensor::f_from_slice(values)?
+        .f_view(&shape[..])?
+        .f_to_device(device)?)
 }
 
 fn not_finite(what: &str, epoch: usize, iteration: usize, value: f64) -> Error {

@@ -1,5 +1,7 @@
 //! One step of an optimiser on libtorch, with nnU-Net's gradient clipping.
 
+use std::collections::BTreeMap;
+
 use tch::{Device, Tensor};
 
 use super::{
@@ -15,15 +17,20 @@ use crate::{
 const LARGEST_NORM: f64 = 12.0;
 
 /// An optimiser at work on the parameters of one network.
+///
+/// A step works on vectors of many parameters, not on one parameter after another: on an accelerator an operation on a
+/// small tensor takes as long as its launch, and a network has a hundred tensors.
 pub struct Optimiser {
     kind: OptimiserKind,
-    /// One for each tensor of the layout; None before its first update.
+    /// One for each tensor of the layout that is in no group; None: nothing is remembered.
     memories: Vec<Option<Memory>>,
+    /// Of the parameters that had gradients at the last step.
+    groups: Vec<Group>,
     /// None on the CPU, where nothing is scaled.
     scaler: Option<ScalerState>,
 }
 
-/// What is remembered of one parameter.
+/// What is remembered of one parameter, or of a group.
 struct Memory {
     /// Updates so far; not counted for SGD, which does not ask.
     steps: f64,
@@ -31,17 +38,21 @@ struct Memory {
     buffers: Vec<Tensor>,
 }
 
-impl Memory {
-    fn fresh(kind: OptimiserKind, parameter: &Tensor) -> Result<Self> {
-        let kinds = kind.memory().iter().filter(|kind| **kind != STEP);
-        Ok(Self {
-            steps: 0.0,
-            buffers: kinds
-                .map(|_| Ok(parameter.f_detach()?.f_zeros_like()?))
-                .collect::<Result<_>>()?,
-        })
-    }
+/// Parameters that have had as many updates.
+struct Group {
+    members: Vec<Member>,
+    /// Its buffers are vectors of all members' values.
+    memory: Memory,
+}
 
+/// A parameter's place in the layout, and how it lies in memory.
+struct Member {
+    index: usize,
+    size: Vec<i64>,
+    stride: Vec<i64>,
+}
+
+impl Memory {
     fn read(kind: OptimiserKind, stored: &[&Tensor32], device: Device) -> Result<Self> {
         let mut memory = Self {
             steps: 0.0,
@@ -72,6 +83,24 @@ impl Memory {
     }
 }
 
+impl Group {
+    /// What is remembered of each member, by its place in the layout; the tensors are parts of the group's.
+    fn memories(&self) -> Result<Vec<(usize, Memory)>> {
+        let mut start = 0;
+        let of_member = |member: &Member| {
+            let part =
+                |buffer: &Tensor| Ok(buffer.f_as_strided(&member.size, &member.stride, Some(start))?);
+            let memory = Memory {
+                steps: self.memory.steps,
+                buffers: self.memory.buffers.iter().map(part).collect::<Result<_>>()?,
+            };
+            start += member.size.iter().product::<i64>();
+            Ok((member.index, memory))
+        };
+        self.members.iter().map(of_member).collect()
+    }
+}
+
 impl Optimiser {
     /// Continues from `momentum`; fails where that is not what this optimiser remembers of the layout's parameters.
     pub fn new(
@@ -94,15 +123,20 @@ impl Optimiser {
         Ok(Self {
             kind,
             memories,
+            groups: Vec::new(),
             scaler,
         })
     }
 
     /// What is remembered, and the scaler.
     pub fn momentum(&self, layout: &Layout) -> Result<MomentumState> {
+        let mut grouped = BTreeMap::new();
+        for group in &self.groups {
+            grouped.extend(group.memories()?);
+        }
         let mut buffers = StateDict::new();
-        for (parameter, memory) in layout.parameters().iter().zip(&self.memories) {
-            if let Some(memory) = memory {
+        for (i, parameter) in layout.parameters().iter().enumerate() {
+            if let Some(memory) = grouped.get(&i).or(self.memories[i].as_ref()) {
                 memory.write(self.kind, &parameter.name, &mut buffers)?;
             }
         }
@@ -127,16 +161,19 @@ impl Optimiser {
         learning_rate: f64,
     ) -> Result<f64> {
         tch::no_grad(|| {
-            let gradients: Vec<(usize, Tensor)> = gradients
-                .into_iter()
-                .enumerate()
-                .filter_map(|(i, g)| Some((i, g?)))
-                .collect();
+            self.group(parameters, &gradients)?;
+            let together = |group: &Group| {
+                let members = group.members.iter().map(|member| member.index);
+                let present = members.filter_map(|i| Some((gradients[i].as_ref()?, &parameters[i])));
+                let vectors = present
+                    .map(|(gradient, parameter)| vector(gradient, parameter))
+                    .collect::<Result<Vec<_>>>()?;
+                Ok(Tensor::f_cat(&vectors, 0)?)
+            };
+            let together = self.groups.iter().map(together).collect::<Result<Vec<_>>>()?;
+            drop(gradients);
             let unscale = 1.0 / self.loss_scale();
-            let norms = gradients
-                .iter()
-                .map(|(_, g)| g.f_norm())
-                .collect::<Result<Vec<_>, _>>()?;
+            let norms = together.iter().map(norm).collect::<Result<Vec<_>>>()?;
             let norm = Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])? * unscale;
             if let Some(scaler) = &mut self.scaler {
                 scaler.update(!norm.is_finite());
@@ -145,43 +182,109 @@ impl Optimiser {
                 return Ok(norm);
             }
             let factor = unscale * (LARGEST_NORM / (norm + 1e-6)).min(1.0);
-            for (i, mut gradient) in gradients {
+            for (group, mut gradient) in self.groups.iter_mut().zip(together) {
                 if factor != 1.0 {
                     gradient = gradient.f_mul_scalar_(factor)?;
                 }
-                let (parameter, memory) = (&mut parameters[i], &mut self.memories[i]);
+                let members = group.members.iter().map(|member| &parameters[member.index]);
+                let parts = members.map(|p| vector(p, p)).collect::<Result<Vec<_>>>()?;
+                let mut values = Tensor::f_cat(&parts, 0)?;
+                let memory = &mut group.memory;
                 match self.kind {
-                    OptimiserKind::Sgd => sgd(parameter, gradient, memory, learning_rate)?,
-                    kind => {
-                        let memory = match memory {
-                            Some(memory) => memory,
-                            None => memory.insert(Memory::fresh(kind, parameter)?),
-                        };
-                        match kind {
-                            OptimiserKind::Adan => adan(parameter, gradient, memory, learning_rate)?,
-                            _ => adam(kind, parameter, gradient, memory, learning_rate)?,
-                        }
-                    }
+                    OptimiserKind::Sgd => sgd(&mut values, gradient, memory, learning_rate)?,
+                    OptimiserKind::Adan => adan(&mut values, gradient, memory, learning_rate)?,
+                    kind => adam(kind, &mut values, gradient, memory, learning_rate)?,
                 }
+                let sizes: Vec<i64> = parts.iter().map(|part| part.numel() as i64).collect();
+                values.f_split_with_sizes_copy_out(&parts, sizes, 0)?;
             }
             Ok(norm)
         })
     }
+
+    /// Makes the groups of the parameters that have gradients, unless they are made.
+    fn group(&mut self, parameters: &[Tensor], gradients: &[Option<Tensor>]) -> Result<()> {
+        let has_gradient = |i: &usize| gradients[*i].is_some();
+        let present: Vec<usize> = (0..gradients.len()).filter(has_gradient).collect();
+        let members = self.groups.iter().flat_map(|group| &group.members);
+        let mut grouped: Vec<usize> = members.map(|member| member.index).collect();
+        grouped.sort_unstable();
+        if grouped == present {
+            return Ok(());
+        }
+        for group in self.groups.drain(..) {
+            for (i, memory) in group.memories()? {
+                self.memories[i] = Some(memory);
+            }
+        }
+        let mut by_steps: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for i in present {
+            let steps = self.memories[i].as_ref().map_or(0.0, |memory| memory.steps);
+            by_steps.entry(steps.to_bits()).or_default().push(i);
+        }
+        for (steps, members) in by_steps {
+            let memories: Vec<Option<Memory>> = members.iter().map(|&i| self.memories[i].take()).collect();
+            let buffer = |k: usize| {
+                let vectors = members.iter().zip(&memories).map(|(&i, memory)| match memory {
+                    Some(memory) => vector(&memory.buffers[k], &parameters[i]),
+                    None => vector(&parameters[i].f_zeros_like()?, &parameters[i]),
+                });
+                Ok(Tensor::f_cat(&vectors.collect::<Result<Vec<_>>>()?, 0)?)
+            };
+            let buffers = self.kind.memory().iter().filter(|kind| **kind != STEP).count();
+            let memory = Memory {
+                steps: f64::from_bits(steps),
+                buffers: (0..buffers).map(buffer).collect::<Result<_>>()?,
+            };
+            let members = members.into_iter().map(|index| Member {
+                index,
+                size: parameters[index].size(),
+                stride: parameters[index].stride(),
+            });
+            self.groups.push(Group {
+                members: members.collect(),
+                memory,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The values of `tensor` as a vector, in the order in which those of `like` lie in memory, without gaps. Of `like`
+/// itself it is the same memory.
+fn vector(tensor: &Tensor, like: &Tensor) -> Result<Tensor> {
+    let mut tensor = tensor.shallow_clone();
+    if tensor.stride() != like.stride() {
+        let mut alike = like.f_empty_like()?;
+        alike.f_copy_(&tensor)?;
+        tensor = alike;
+    }
+    Ok(tensor.f_as_strided([tensor.numel() as i64], [1], None)?)
+}
+
+/// The norm of a vector, by rows: a sum of so many squares one by one would lose digits.
+fn norm(vector: &Tensor) -> Result<Tensor> {
+    const ROW: i64 = 4096;
+    let length = vector.numel() as i64;
+    let rows = length / ROW;
+    let (whole, rest) = (rows * ROW, length % ROW);
+    let rows = vector.f_narrow(0, 0, whole)?.f_view([rows, ROW])?;
+    let norms = [
+        rows.f_norm_scalaropt_dim(2, [1], false)?.f_norm()?,
+        vector.f_narrow(0, whole, rest)?.f_norm()?,
+    ];
+    Ok(Tensor::f_stack(&norms, 0)?.f_norm()?)
 }
 
 /// torch.optim.SGD: the first gradient is the first momentum.
-fn sgd(parameter: &mut Tensor, mut gradient: Tensor, memory: &mut Option<Memory>, rate: f64) -> Result<()> {
-    let mut gradient = gradient.f_add_(&parameter.f_mul_scalar(WEIGHT_DECAY)?)?;
-    let buffer = match memory.as_mut().and_then(|memory| memory.buffers.first_mut()) {
-        Some(buffer) => buffer.f_mul_scalar_(MOMENTUM)?.f_add_(&gradient)?,
-        None => gradient.f_detach_copy()?,
+fn sgd(parameter: &mut Tensor, mut gradient: Tensor, memory: &mut Memory, rate: f64) -> Result<()> {
+    let [momentum] = &mut memory.buffers[..] else {
+        return Err(another_shape());
     };
-    let mut step = gradient.f_add_(&buffer.f_mul_scalar(MOMENTUM)?)?;
+    let mut gradient = gradient.f_add_(&parameter.f_mul_scalar(WEIGHT_DECAY)?)?;
+    let momentum = momentum.f_mul_scalar_(MOMENTUM)?.f_add_(&gradient)?;
+    let mut step = gradient.f_add_(&momentum.f_mul_scalar(MOMENTUM)?)?;
     let _ = parameter.f_sub_(&step.f_mul_scalar_(rate)?)?;
-    *memory = Some(Memory {
-        steps: 0.0,
-        buffers: vec![buffer],
-    });
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Whether a device has the memory that a training needs, before it starts.
 
-use std::fs;
+use std::{env, fs};
 
 use nnunet::{network::Layout, train::TrainerVariant};
 use schemas::{job::Device, nnunet::Configuration};
@@ -83,17 +83,63 @@ impl Need<'_> {
     }
 }
 
-/// Bytes that a training on `device` may take; None where nobody says. Of a CUDA device it is all of its memory: what
-/// libtorch keeps from an earlier task of this process looks taken, and is not.
+/// Bytes that a training on `device` may take; None where nobody says, as among unlike accelerators that are counted by
+/// their speed. Of a CUDA device it is all of its memory: what libtorch keeps from an earlier task of this process looks
+/// taken, and is not.
 pub fn of_device(device: Device) -> Option<u64> {
     match device {
         Device::Cpu => available(&fs::read_to_string("/proc/meminfo").ok()?)
             .map(|bytes| bytes.min(control_group().unwrap_or(u64::MAX))),
-        Device::Cuda => {
-            let driver = nvml_wrapper::Nvml::init().ok()?;
-            Some(driver.device_by_index(0).ok()?.memory_info().ok()?.total)
-        }
+        Device::Cuda => of_accelerator(&accelerator(
+            &env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default(),
+            &env::var("CUDA_DEVICE_ORDER").unwrap_or_default(),
+        )?),
         Device::Mps => None,
+    }
+}
+
+/// The accelerator that CUDA counts as the first, in the driver's words.
+#[derive(Debug, PartialEq)]
+enum Accelerator<'a> {
+    Uuid(&'a str),
+    /// By its place on the bus.
+    Index(u32),
+    /// By its speed: which one that is only CUDA knows.
+    Rank,
+}
+
+/// What CUDA takes from its [environment](https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars). None: no
+/// accelerator.
+fn accelerator<'a>(visible: &'a str, order: &str) -> Option<Accelerator<'a>> {
+    let first = visible.split(',').next().unwrap_or_default().trim();
+    if first.starts_with("GPU-") || first.starts_with("MIG-") {
+        return Some(Accelerator::Uuid(first));
+    }
+    let index = if first.is_empty() { 0 } else { first.parse().ok()? };
+    Some(match order {
+        "PCI_BUS_ID" => Accelerator::Index(index),
+        _ => Accelerator::Rank,
+    })
+}
+
+/// All memory of an accelerator.
+fn of_accelerator(accelerator: &Accelerator) -> Option<u64> {
+    let driver = nvml_wrapper::Nvml::init().ok()?;
+    let total = |device: nvml_wrapper::Device| Some(device.memory_info().ok()?.total);
+    match *accelerator {
+        Accelerator::Uuid(uuid) => total(driver.device_by_uuid(uuid).ok()?),
+        Accelerator::Index(index) => total(driver.device_by_index(index).ok()?),
+        Accelerator::Rank => {
+            let count = driver.device_count().ok()?;
+            let all: Option<Vec<u64>> = (0..count)
+                .map(|index| total(driver.device_by_index(index).ok()?))
+                .collect();
+            let all = all?;
+            all.iter()
+                .min()
+                .filter(|least| all.iter().max() == Some(*least))
+                .copied()
+        }
     }
 }
 
@@ -134,6 +180,19 @@ mod tests {
         assert_eq!(available("MemTotal: 1 kB\n"), None);
         #[cfg(target_os = "linux")]
         assert!(of_device(Device::Cpu).is_some_and(|bytes| bytes > 1 << 20));
+    }
+
+    #[test]
+    fn the_accelerator_is_the_one_that_cuda_sees_first() {
+        assert_eq!(accelerator("", ""), Some(Accelerator::Rank));
+        assert_eq!(accelerator("2,3", "FASTEST_FIRST"), Some(Accelerator::Rank));
+        assert_eq!(accelerator("", "PCI_BUS_ID"), Some(Accelerator::Index(0)));
+        assert_eq!(accelerator(" 2,3", "PCI_BUS_ID"), Some(Accelerator::Index(2)));
+        assert_eq!(
+            accelerator("GPU-8932f937-d72c,1", ""),
+            Some(Accelerator::Uuid("GPU-8932f937-d72c"))
+        );
+        assert_eq!(accelerator("-1", "PCI_BUS_ID"), None);
     }
 
     #[test]

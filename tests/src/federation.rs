@@ -71,6 +71,7 @@ pub struct Federation {
     runtime: Runtime,
     server: Server,
     scratch: TempDir,
+    environment: Vec<(&'static str, PathBuf)>,
     starts: usize,
 }
 
@@ -102,6 +103,7 @@ impl Federation {
             runtime,
             server,
             scratch,
+            environment: Vec::new(),
             starts: 0,
         };
         federation.orchestrator(ORCHESTRATOR)?;
@@ -125,22 +127,39 @@ impl Federation {
         own: impl Fn(&Self, &str) -> String,
     ) -> Result<Self> {
         let mut federation = Self::start()?;
+        federation.sites(id, sites, scans, own)?;
+        Ok(federation)
+    }
+
+    /// Starts sites as [`Federation::of_sites`] does.
+    pub fn sites(
+        &mut self,
+        id: u32,
+        sites: &[&str],
+        scans: &Scans,
+        own: impl Fn(&Self, &str) -> String,
+    ) -> Result<()> {
         for (seed, site) in sites.iter().enumerate() {
             let folder = format!("Dataset{id:03}_{site}");
             let scans = Scans {
                 seed: seed as u64,
                 ..*scans
             };
-            scans.write(&federation.folder().join(&folder))?;
+            scans.write(&self.folder().join(&folder))?;
             let dataset = Dataset {
                 id: site,
                 folder: &folder,
                 dataset_id: None,
             };
-            let (own, datasets) = (own(&federation, site), dataset.settings(&federation));
-            federation.site_with(site, &own, &datasets)?;
+            let (own, datasets) = (own(self, site), dataset.settings(self));
+            self.site_with(site, &own, &datasets)?;
         }
-        Ok(federation)
+        Ok(())
+    }
+
+    /// Processes that are started from now on have this in their environment.
+    pub fn environment(&mut self, name: &'static str, value: PathBuf) {
+        self.environment.push((name, value));
     }
 
     /// Starts a site with these data sets, and waits until it has announced them.
@@ -198,7 +217,9 @@ impl Federation {
         if let Some(phases) = self.phases.get(name) {
             arguments.extend(["--phases".to_owned(), phases.clone()]);
         }
-        let mut process = RoundsProcess::start(&arguments, &log)?;
+        let mut command = process::command(&arguments)?;
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let mut process = RoundsProcess::of(command, &log)?;
         process.wait_for("ready", PATIENCE)?;
         self.processes.insert(name.to_owned(), process);
         Ok(())

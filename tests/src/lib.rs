@@ -14,9 +14,26 @@ use std::{
     process::Command,
 };
 
+use nnunet::{
+    checkpoint::{
+        PthFile,
+        results::{CHECKPOINT_FINAL, ModelFolder},
+    },
+    network::Layout,
+};
+use schemas::job::FoldId;
+
 /// The root of the repository.
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The final checkpoint of a trained fold, and its network's layout: one channel, three classes.
+pub fn opened(model: &Path, configuration: &str, fold: FoldId) -> anyhow::Result<(PthFile, Layout)> {
+    let folder = ModelFolder::open(model)?;
+    let planned = folder.plans.configuration(configuration);
+    let layout = Layout::new(&planned.map_err(anyhow::Error::msg)?.architecture, 1, 3)?;
+    Ok((folder.checkpoint(fold, CHECKPOINT_FINAL)?, layout))
 }
 
 /// Says that a test skips, past the test runner's capture: CI fails on a name that tests/skipped.txt lacks.

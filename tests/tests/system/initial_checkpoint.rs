@@ -3,11 +3,7 @@
 use std::{fs, path::Path};
 
 use nnunet::{
-    checkpoint::{
-        PthFile,
-        results::{CHECKPOINT_FINAL, ModelFolder},
-        safetensors,
-    },
+    checkpoint::{PthFile, results::ModelFolder, safetensors},
     network::{Layout, StateDict, initial_weights},
     train::optimiser::memory_name,
 };
@@ -67,11 +63,7 @@ fn last_weights(finished: &Finished) -> &str {
 }
 
 fn opened(model: &Path) -> (PthFile, Layout) {
-    let folder = ModelFolder::open(model).unwrap();
-    let configuration = folder.plans.configuration("2d").unwrap();
-    let layout = Layout::new(&configuration.architecture, 1, 3).unwrap();
-    let checkpoint = folder.checkpoint(FoldId::All, CHECKPOINT_FINAL).unwrap();
-    (checkpoint, layout)
+    tests::opened(model, "2d", FoldId::All).unwrap()
 }
 
 fn digest(weights: &StateDict) -> String {

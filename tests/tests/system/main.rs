@@ -1,5 +1,6 @@
 //! The whole system: real processes, a real nats-server. And the rules of the house.
 
+mod accelerator;
 mod averaging;
 mod cache;
 mod chaos;

@@ -198,19 +198,26 @@ fn segment(folders: &Folders, file: &Path) {
 }
 
 #[test]
-fn a_job_runs_on_the_sites_accelerators() {
+fn jobs_run_on_the_sites_accelerators() {
     let mut federation = Federation::start().unwrap();
     federation.environment("LD_PRELOAD", stand_in().to_owned());
-    let own = |_: &Federation, _: &str| "devices = [\"cuda\"]".to_owned();
+    let own = |_: &Federation, _: &str| "devices = [\"cuda\", \"cpu\"]".to_owned();
     federation.sites(43, &["alpha", "beta"], &SMALL, own).unwrap();
-    let message = json!({
-        "job_id": "on-accelerators",
+    let training = json!({
+        "job_id": "trained",
         "datasets": ["alpha", "beta"],
         "payload": { "mode": "training", "num_rounds": 2, "dataset_id": 43, "model_configuration": "2d" },
         "federation": { "iterations_per_epoch": 2, "val_iterations_per_epoch": 1 },
     });
-    let job = federation.submit(&message).unwrap();
+    let job = federation.submit(&training).unwrap();
     federation.finished(&job).unwrap();
+    let inference = json!({
+        "job_id": "segmented",
+        "datasets": ["alpha", "beta"],
+        "payload": { "mode": "inference", "checkpoint_path": "job:trained", "fold_id": "all", "device": null },
+    });
+    let job = federation.submit(&inference).unwrap();
+    assert_eq!(federation.finished(&job).unwrap().segmentations.len(), 2);
     let said = federation.said();
     assert!(!said.contains("Warning"), "{said}");
 }

@@ -4,6 +4,7 @@ mod learning;
 mod network;
 
 mod augment;
+mod bfloat16;
 mod checkpoints;
 mod configurations;
 mod continued;

@@ -99,7 +99,7 @@ fn with(mut architecture: Value, arguments: Value) -> Value {
     architecture
 }
 
-fn networks() -> Vec<Value> {
+pub fn networks() -> Vec<Value> {
     let same = |n: usize, axes: usize| json!(vec![vec![3; axes]; n]);
     let strides = || json!([[1, 1], [2, 2], [2, 2]]);
     let plain_2d = |name: &str, arguments: Value| {

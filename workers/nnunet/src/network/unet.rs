@@ -293,9 +293,11 @@ impl UNet {
 
     fn residual(&self, x: &Tensor, block: &ResidualBlock, mode: Mode) -> Result<Tensor> {
         let mut skip = match &block.pool {
-            Some(window) if self.layout.dimensions == 3 => {
-                x.f_avg_pool3d(window, window, [0, 0, 0], false, true, None)?
-            }
+            // In float32: on the processor libtorch pools volumes in no smaller kind.
+            Some(window) if self.layout.dimensions == 3 => x
+                .f_to_kind(Kind::Float)?
+                .f_avg_pool3d(window, window, [0, 0, 0], false, true, None)?
+                .f_to_kind(self.kind)?,
             Some(window) => x.f_avg_pool2d(window, window, [0, 0], false, true, None)?,
             None => x.shallow_clone(),
         };

@@ -197,6 +197,32 @@ fn segment(folders: &Folders, file: &Path) {
     assert_eq!(predict("cuda", "less", &[("STAND_IN_MEMORY", &less)]), on_device);
 }
 
+/// The CUDA build is this build with one library more, which Python's libtorch has.
+#[test]
+fn a_cuda_build_without_a_device_says_so() {
+    let oracle = repository().join(".tools/oracle/lib");
+    let python = fs::read_dir(&oracle).unwrap().next().unwrap().unwrap();
+    let library = python.path().join("site-packages/torch/lib/libtorch_cuda.so");
+    assert!(library.is_file(), "{}: not there", library.display());
+    let output = process::command(&["nnunet", "train", "42", "2d", "0", "-device", "cuda"])
+        .unwrap()
+        .env("LD_PRELOAD", library)
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("libtorch finds no CUDA device on this machine"),
+        "{said}"
+    );
+    let output = process::command(&["nnunet", "train", "42", "2d", "0", "-device", "cuda"])
+        .unwrap()
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("this build has the CPU libtorch"), "{said}");
+}
+
 #[test]
 fn jobs_run_on_the_sites_accelerators() {
     let mut federation = Federation::start().unwrap();

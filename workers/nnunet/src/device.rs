@@ -5,10 +5,10 @@ use schemas::job::Device;
 #[cfg(feature = "torch")]
 use crate::{Error, Result};
 
-/// Whether this build's libtorch has CUDA.
+/// Whether this build's libtorch has CUDA, whatever this machine has: libtorch's own `has_cuda` asks for a device.
 pub fn cuda_built() -> bool {
     #[cfg(feature = "torch")]
-    return tch::utils::has_cuda();
+    return tch::utils::has_cudart();
     #[cfg(not(feature = "torch"))]
     false
 }

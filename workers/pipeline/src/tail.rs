@@ -177,25 +177,31 @@ const TRIES: u32 = 3;
 
 /// All messages of a stream that match a filter now, in order.
 pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Tailed>, Error> {
-    if connection.is_guest() {
-        let mut all: Vec<Tailed> = Vec::new();
-        loop {
-            let next = all.last().map_or(1, |last| last.sequence + 1);
-            let page = direct::page(connection, stream, filter, next).await?;
-            if page.is_empty() {
-                return Ok(all);
-            }
-            all.extend(page);
-        }
-    }
     let mut tries = 0;
     loop {
         tries += 1;
-        match read_once(connection, stream, filter).await {
+        let read = match connection.is_guest() {
+            true => read_pages(connection, stream, filter).await,
+            false => read_once(connection, stream, filter).await,
+        };
+        match read {
             // A connection that was lost loses messages that were under way.
             Err(error) if tries < TRIES => tracing::debug!("{error}; reading again"),
             other => return other,
         }
+    }
+}
+
+/// What [`read_once`] reads, for a guest, who may make no consumer.
+async fn read_pages(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Tailed>, Error> {
+    let mut all: Vec<Tailed> = Vec::new();
+    loop {
+        let next = all.last().map_or(1, |last| last.sequence + 1);
+        let page = direct::page(connection, stream, filter, next).await?;
+        if page.is_empty() {
+            return Ok(all);
+        }
+        all.extend(page);
     }
 }
 

@@ -51,7 +51,8 @@ pub struct TrainerSettings {
     pub val_iterations_per_epoch: usize,
     /// All epochs of the training, over all rounds: the horizon of the learning rate.
     pub total_epochs: usize,
-    /// Whether the network computes in bfloat16, not as its device has it; weights, gradients and loss stay in float32.
+    /// Whether the network computes in bfloat16, and not in its device's own kind: float16 on CUDA, float32 elsewhere.
+    /// Weights, gradients and loss stay in float32.
     pub bfloat16: bool,
     /// Samples that the network sees at once, where the device holds no whole batch; None: the whole batch. Part of what
     /// decides the bytes, as sums are rounded in another order.

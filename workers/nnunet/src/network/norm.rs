@@ -68,37 +68,74 @@ impl Norm {
 
 #[cfg(feature = "torch")]
 impl Norm {
-    /// `x` normalised with the tensors that `block` points to. In training the statistics are the batch's, and the
-    /// running ones move towards them.
+    /// `x` (b, c, ...) normalised with the tensors that `block` points to, and then what `behind` makes of it, which may
+    /// work in place. In training the statistics are the batch's, and the running ones move towards them.
     pub(super) fn apply(
         &self,
         x: &tch::Tensor,
         block: &BlockNorm,
         tensors: &[tch::Tensor],
         training: bool,
+        behind: impl FnOnce(tch::Tensor) -> Result<tch::Tensor>,
     ) -> Result<tch::Tensor> {
         let (scale, shift) = block.affine.unzip();
         let (scale, shift) = (scale.map(|i| &tensors[i]), shift.map(|i| &tensors[i]));
+        let Some([mean, variance, batches]) = block.running else {
+            return match self.kind {
+                NormKind::Instance => self.of_instances(x, scale, shift, behind),
+                NormKind::Batch => behind(self.of_batch(x, scale, shift, None, true, 0.0)?),
+            };
+        };
         let mut momentum = self.momentum.unwrap_or_default();
-        if let Some([.., batches]) = block.running
-            && training
-            && self.kind == NormKind::Batch
-        {
+        if training && self.kind == NormKind::Batch {
             let seen = tensors[batches].shallow_clone().f_add_scalar_(1)?;
             if self.momentum.is_none() {
                 momentum = 1.0 / seen.f_double_value(&[])?;
             }
         }
-        let mean = block.running.map(|[mean, ..]| &tensors[mean]);
-        let variance = block.running.map(|[_, variance, _]| &tensors[variance]);
-        let of_input = training || block.running.is_none();
-        Ok(match self.kind {
+        let running = (&tensors[mean], &tensors[variance]);
+        behind(match self.kind {
             NormKind::Instance => {
-                x.f_instance_norm(scale, shift, mean, variance, of_input, momentum, self.eps, true)?
+                let (mean, variance) = (Some(running.0), Some(running.1));
+                x.f_instance_norm(scale, shift, mean, variance, training, momentum, self.eps, true)?
             }
-            NormKind::Batch => {
-                x.f_batch_norm(scale, shift, mean, variance, of_input, momentum, self.eps, true)?
-            }
+            NormKind::Batch => self.of_batch(x, scale, shift, Some(running), training, momentum)?,
         })
+    }
+
+    /// The norm of each channel of each sample, as libtorch has it: that of a batch of one sample with as many channels.
+    /// libtorch would return a view of it. Whatever then works in place, as the nonlinearity does, makes the backward
+    /// pass go over all values five times more: to clear, to copy there and back, for the view's sake.
+    fn of_instances(
+        &self,
+        x: &tch::Tensor,
+        scale: Option<&tch::Tensor>,
+        shift: Option<&tch::Tensor>,
+        behind: impl FnOnce(tch::Tensor) -> Result<tch::Tensor>,
+    ) -> Result<tch::Tensor> {
+        let size = x.size();
+        let mut together = size.clone();
+        together[0] = 1;
+        together[1] *= size[0];
+        let of_all =
+            |tensor: Option<&tch::Tensor>| tensor.map(|tensor| tensor.f_repeat([size[0]])).transpose();
+        let (scale, shift) = (of_all(scale)?, of_all(shift)?);
+        let x = x.f_contiguous()?.f_view(&together[..])?;
+        let y = self.of_batch(&x, scale.as_ref(), shift.as_ref(), None, true, 0.0)?;
+        Ok(behind(y)?.f_view(&size[..])?)
+    }
+
+    /// The norm of each channel; `running` are mean and variance.
+    fn of_batch(
+        &self,
+        x: &tch::Tensor,
+        scale: Option<&tch::Tensor>,
+        shift: Option<&tch::Tensor>,
+        running: Option<(&tch::Tensor, &tch::Tensor)>,
+        of_input: bool,
+        momentum: f64,
+    ) -> Result<tch::Tensor> {
+        let (mean, variance) = running.unzip();
+        Ok(x.f_batch_norm(scale, shift, mean, variance, of_input, momentum, self.eps, true)?)
     }
 }

@@ -246,13 +246,17 @@ impl UNet {
         {
             return Ok(x);
         }
-        if let (Some(norm), Some(place)) = (&self.layout.norm, &block.norm) {
-            x = norm.apply(&x, place, &self.parameters, matches!(mode, Mode::Training { .. }))?;
+        let behind = |x| match block.activation && !before_norm {
+            true => self.activate(x),
+            false => Ok(x),
+        };
+        match (&self.layout.norm, &block.norm) {
+            (Some(norm), Some(place)) => {
+                let training = matches!(mode, Mode::Training { .. });
+                norm.apply(&x, place, &self.parameters, training, behind)
+            }
+            _ => behind(x),
         }
-        if block.activation && !before_norm {
-            x = self.activate(x)?;
-        }
-        Ok(x)
     }
 
     /// The norm, and the nonlinearity where it is behind it, in place; false where only libtorch can.

@@ -1,10 +1,10 @@
 // A CUDA device for machines without one, loaded before the program (LD_PRELOAD).
 //
-// libtorch's dispatcher, autograd and engine see CUDA tensors; the kernels behind them are those of the processor. So it
-// shows what does not depend on NVIDIA's kernels: that every tensor is on the device on which it is used, in which
-// precision the layers compute, what is warned of, how many orders an iteration gives the device and how often the host
-// waits for an answer, and what happens when the device's memory is full. It says nothing of speed, nor of NVIDIA's
-// rounding.
+// libtorch's dispatcher, autograd and engine see CUDA tensors; the kernels behind them are those of the processor. So
+// it shows what does not depend on NVIDIA's kernels: that every tensor is on the device on which it is used, in which
+// precision the layers compute, what is warned of, how many orders an iteration gives the device and how often the
+// host waits for an answer, and what happens when the device's memory is full. It says nothing of speed, nor of
+// NVIDIA's rounding.
 //
 // The addresses of device memory are not mapped: whoever reads it from the host dies, as on a real device.
 // STAND_IN_MEMORY: how many bytes the device has. STAND_IN_REPORT: a file that gets the counts, at every answer.
@@ -185,8 +185,8 @@ void order(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   at::native::cpu_fallback(op, stack);
 }
 
-Tensor empty(IntArrayRef size, optional<at::ScalarType> type, optional<at::Layout>, optional<at::Device>, optional<bool>,
-             optional<at::MemoryFormat> format) {
+Tensor empty(IntArrayRef size, optional<at::ScalarType> type, optional<at::Layout>, optional<at::Device>,
+             optional<bool>, optional<at::MemoryFormat> format) {
   const c10::DispatchKeySet keys(c10::DispatchKey::CUDA);
   return at::detail::empty_generic(size, &memory, keys, c10::dtype_or_default(type), format);
 }

@@ -141,10 +141,10 @@ fn an_accelerator_trains_and_segments_as_the_processor_does() {
     let eight = report(&file);
     let more = |what: &str| eight[what].as_u64().unwrap() - four[what].as_u64().unwrap();
     assert_eq!(more("answers"), 4 * 2);
-    // 7 at the time of writing; an optimiser that goes from tensor to tensor takes 10 more.
+    // 6 at the time of writing; an optimiser that goes from tensor to tensor takes 10 more.
     let orders = more("orders") as f64 / 4.0 / layout.parameters().len() as f64;
     println!("{orders:.1} orders of an iteration for each tensor");
-    assert!(orders < 10.0, "{orders}");
+    assert!(orders < 8.0, "{orders}");
 
     // A smaller device sees the batch in parts.
     let (parts, _) = folders.train("cuda", 8, " --micro-batch 1", &file);

@@ -181,7 +181,7 @@ void order(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     answered();
   else
     ordered();
-  Within order;
+  Within inside;
   at::native::cpu_fallback(op, stack);
 }
 
@@ -250,7 +250,7 @@ Tensor convolution(const Tensor& x, const Tensor& weight, const optional<Tensor>
                    IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
                    int64_t groups) {
   ordered();
-  Within order;
+  Within inside;
   check_alike(x, weight);
   optional<Tensor> shift;
   if (bias && bias->defined()) {
@@ -268,7 +268,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& gradient, 
                                                         IntArrayRef output_padding, int64_t groups,
                                                         std::array<bool, 3> wanted) {
   ordered();
-  Within order;
+  Within inside;
   check_alike(x, weight);
   check_alike(x, gradient);
   const auto [of_x, of_weight, of_bias] =

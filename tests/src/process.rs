@@ -54,6 +54,19 @@ pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Command> {
     Ok(command)
 }
 
+/// The command `rounds nnunet ARGUMENTS`, told apart by their blanks, on nnU-Net's folders in `root`.
+pub fn nnunet(root: &Path, arguments: &str) -> Result<Command> {
+    let arguments: Vec<&str> = ["nnunet"]
+        .into_iter()
+        .chain(arguments.split_whitespace())
+        .collect();
+    let mut command = command(&arguments)?;
+    for name in ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"] {
+        command.env(name, root.join(name));
+    }
+    Ok(command)
+}
+
 /// Runs a command of the program to its end: standard output, or an error with all that it said.
 pub fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Result<String> {
     let output = command(arguments)?.output()?;

@@ -9,12 +9,7 @@ const FOLD: &str = "nnUNet_results/Dataset041_Passed/nnUNetTrainer_5epochs__nnUN
 
 /// Runs `rounds nnunet ARGUMENTS` with nnU-Net's folders in `root`.
 fn rounds(root: &Path, arguments: &str) -> String {
-    let arguments: Vec<&str> = ["nnunet"].into_iter().chain(arguments.split(' ')).collect();
-    let mut command = process::command(&arguments).unwrap();
-    for name in ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"] {
-        command.env(name, root.join(name));
-    }
-    let output = command.output().unwrap();
+    let output = process::nnunet(root, arguments).unwrap().output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}\n{said}\n{errors}");

@@ -72,12 +72,7 @@ impl Work {
 
     /// Runs `rounds nnunet ARGS` in the folder, on nnU-Net's folders in `home`.
     fn rounds(&self, home: &str, args: &str) -> String {
-        let mut command =
-            process::command(&[&["nnunet"], &args.split_whitespace().collect::<Vec<_>>()[..]].concat())
-                .unwrap();
-        for name in ["nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"] {
-            command.env(name, self.at(home).join(name));
-        }
+        let mut command = process::nnunet(&self.at(home), args).unwrap();
         command.env("nnUNet_def_n_proc", "2").current_dir(self.0.path());
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();

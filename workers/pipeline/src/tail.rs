@@ -180,11 +180,7 @@ pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Re
     let mut tries = 0;
     loop {
         tries += 1;
-        let read = match connection.is_guest() {
-            true => read_pages(connection, stream, filter).await,
-            false => read_once(connection, stream, filter).await,
-        };
-        match read {
+        match read_once(connection, stream, filter).await {
             // A connection that was lost loses messages that were under way.
             Err(error) if tries < TRIES => tracing::debug!("{error}; reading again"),
             other => return other,
@@ -192,20 +188,10 @@ pub async fn read_all(connection: &Connection, stream: &str, filter: &str) -> Re
     }
 }
 
-/// What [`read_once`] reads, for a guest, who may make no consumer.
-async fn read_pages(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Tailed>, Error> {
-    let mut all: Vec<Tailed> = Vec::new();
-    loop {
-        let next = all.last().map_or(1, |last| last.sequence + 1);
-        let page = direct::page(connection, stream, filter, next).await?;
-        if page.is_empty() {
-            return Ok(all);
-        }
-        all.extend(page);
-    }
-}
-
 async fn read_once(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Tailed>, Error> {
+    if connection.is_guest() {
+        return read_pages(connection, stream, filter).await;
+    }
     let failed = |error: &dyn std::fmt::Display| Error::request(format!("read {filter}"), error);
     let consumer = reader(connection, stream, filter, DeliverPolicy::All)
         .await
@@ -242,6 +228,19 @@ async fn read_once(connection: &Connection, stream: &str, filter: &str) -> Resul
         let _ = stream.delete_consumer(&consumer.cached_info().name).await;
     }
     Ok(all)
+}
+
+/// [`read_once`] of a guest, who may make no consumer.
+async fn read_pages(connection: &Connection, stream: &str, filter: &str) -> Result<Vec<Tailed>, Error> {
+    let mut all: Vec<Tailed> = Vec::new();
+    loop {
+        let next = all.last().map_or(1, |last| last.sequence + 1);
+        let page = direct::page(connection, stream, filter, next).await?;
+        if page.is_empty() {
+            return Ok(all);
+        }
+        all.extend(page);
+    }
 }
 
 /// The last message on a subject; none when there is none.

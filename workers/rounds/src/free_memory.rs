@@ -130,15 +130,9 @@ fn of_accelerator(accelerator: &Accelerator) -> Option<u64> {
         Accelerator::Uuid(uuid) => total(driver.device_by_uuid(uuid).ok()?),
         Accelerator::Index(index) => total(driver.device_by_index(index).ok()?),
         Accelerator::Rank => {
-            let count = driver.device_count().ok()?;
-            let all: Option<Vec<u64>> = (0..count)
-                .map(|index| total(driver.device_by_index(index).ok()?))
-                .collect();
-            let all = all?;
-            all.iter()
-                .min()
-                .filter(|least| all.iter().max() == Some(*least))
-                .copied()
+            let mut all = (0..driver.device_count().ok()?).map(|i| total(driver.device_by_index(i).ok()?));
+            let first = all.next()?;
+            first.filter(|_| all.all(|other| other == first))
         }
     }
 }

@@ -162,7 +162,7 @@ impl Optimiser {
     ) -> Result<f64> {
         tch::no_grad(|| {
             self.group(parameters, &gradients)?;
-            let together = |group: &Group| {
+            let of_group = |group: &Group| {
                 let members = group.members.iter().map(|member| member.index);
                 let present = members.filter_map(|i| Some((gradients[i].as_ref()?, &parameters[i])));
                 let vectors = present
@@ -170,10 +170,10 @@ impl Optimiser {
                     .collect::<Result<Vec<_>>>()?;
                 Ok(Tensor::f_cat(&vectors, 0)?)
             };
-            let together = self.groups.iter().map(together).collect::<Result<Vec<_>>>()?;
+            let of_groups = self.groups.iter().map(of_group).collect::<Result<Vec<_>>>()?;
             drop(gradients);
             let unscale = 1.0 / self.loss_scale();
-            let norms = together.iter().map(norm).collect::<Result<Vec<_>>>()?;
+            let norms = of_groups.iter().map(norm).collect::<Result<Vec<_>>>()?;
             let norm = Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])? * unscale;
             if let Some(scaler) = &mut self.scaler {
                 scaler.update(!norm.is_finite());
@@ -182,7 +182,7 @@ impl Optimiser {
                 return Ok(norm);
             }
             let factor = unscale * (LARGEST_NORM / (norm + 1e-6)).min(1.0);
-            for (group, mut gradient) in self.groups.iter_mut().zip(together) {
+            for (group, mut gradient) in self.groups.iter_mut().zip(of_groups) {
                 if factor != 1.0 {
                     gradient = gradient.f_mul_scalar_(factor)?;
                 }
